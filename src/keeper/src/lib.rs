@@ -1,0 +1,2 @@
+//! The keeper and the client of its protocol.
+pub mod protocol;

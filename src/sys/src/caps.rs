@@ -1,0 +1,1 @@
+//! Capability sets: names, the bounding set, what this process holds.

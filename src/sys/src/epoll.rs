@@ -1,0 +1,1 @@
+//! Readiness: epoll, eventfd, signalfd, timerfd.

@@ -1,0 +1,1 @@
+//! rtnetlink: links, addresses, routes, in one message where the kernel allows it.

@@ -1,0 +1,1 @@
+//! Namespaces: create, join, pin, enter on a thread of its own.

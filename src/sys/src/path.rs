@@ -1,0 +1,1 @@
+//! Path resolution that cannot leave its root: openat2.

@@ -1,0 +1,1 @@
+//! Processes by file descriptor: signal, wait, exit status after reaping.

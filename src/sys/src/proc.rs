@@ -1,0 +1,1 @@
+//! Readers for procfs and sysfs.

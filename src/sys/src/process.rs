@@ -1,0 +1,1 @@
+//! clone3 and the operations a cloned child may perform before exec.

@@ -1,0 +1,1 @@
+//! Compiler from an OCI seccomp profile to BPF.

@@ -1,0 +1,1 @@
+//! Unix sockets: framing helpers, descriptor passing, peer credentials.

@@ -1,0 +1,1 @@
+//! Building a file tree below a directory fd: the primitives of layer extraction.
