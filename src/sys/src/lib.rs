@@ -36,3 +36,4 @@ pub mod seccomp;
 pub mod socket;
 #[allow(unsafe_code)]
 pub mod tree;
+pub mod watch;
