@@ -37,7 +37,11 @@ pub(crate) struct Opened {
 
 impl Ingest {
     /// Hashes what an earlier attempt left and goes on after it.
-    pub(crate) fn resume(opened: Opened, expected: Option<&Digest>, size: Option<u64>) -> Result<Self, Error> {
+    pub(crate) fn resume(
+        opened: Opened,
+        expected: Option<&Digest>,
+        size: Option<u64>,
+    ) -> Result<Self, Error> {
         let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
         let mut ingest = Self {
             store: opened.store,

@@ -111,12 +111,7 @@ impl Store {
 
     /// Starts or resumes writing a blob. `key` names the attempt to resume; the digest's text is a good one.
     /// One writer at a time: a second gets [`Error::Busy`].
-    pub fn ingest(
-        &self,
-        key: &str,
-        expected: Option<&Digest>,
-        size: Option<u64>,
-    ) -> Result<Ingest, Error> {
+    pub fn ingest(&self, key: &str, expected: Option<&Digest>, size: Option<u64>) -> Result<Ingest, Error> {
         let name = Hasher::digest(Algorithm::Sha256, key.as_bytes());
         let directory = self.root.join("ingest").join(name.hex());
         let (lock, file) = self.lock_ingest(&directory, key)?;
@@ -191,8 +186,9 @@ impl Store {
             let path = entry.map_err(Error::io("list", &root))?.path();
             let data = fs::metadata(path.join("data"));
             let modified = data.as_ref().ok().and_then(|data| data.modified().ok());
-            let young = modified
-                .is_some_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|old| old < age));
+            let young = modified.is_some_and(|modified| {
+                SystemTime::now().duration_since(modified).is_ok_and(|old| old < age)
+            });
             if young {
                 continue;
             }
@@ -257,12 +253,8 @@ impl Store {
         let temporary = self.root.join(format!(".{name}.new"));
         let write = || -> io::Result<()> {
             fail::point()?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             io::Write::write_all(&mut file, bytes)?;
             file.sync_all()?;
             fail::point()?;

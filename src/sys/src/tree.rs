@@ -12,10 +12,8 @@ use std::path::Path;
 
 use rustix::fs::{self as rfs, AtFlags, Mode, OFlags, XattrFlags};
 
-mod remove;
 mod usage;
 
-pub use remove::{remove_contents, remove_entry};
 pub use usage::{Usage, usage};
 
 /// What a directory entry is.
@@ -100,6 +98,19 @@ fn mode_of(mode: u32) -> Mode {
 /// Opens a directory by path; its last component must not be a symbolic link.
 pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
     Ok(retry(|| rfs::open(path, DIRECTORY, Mode::empty()))?)
+}
+
+/// Opens whatever lies at a path below a directory, without reading it. Links and `..` in the path cannot
+/// lead out: the directory is their root.
+pub fn pin_in_root(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let resolve = rfs::ResolveFlags::IN_ROOT | rfs::ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rfs::openat2(directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // The kernel saw a rename while it walked, and could not be sure.
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// Opens a directory.
@@ -213,10 +224,7 @@ fn convert(stat: &rfs::Stat) -> Stat {
         device: stat.st_dev,
         major: rfs::major(stat.st_rdev),
         minor: rfs::minor(stat.st_rdev),
-        mtime: Mtime {
-            seconds: stat.st_mtime,
-            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-        },
+        mtime: Mtime { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
     }
 }
 
@@ -228,6 +236,11 @@ pub fn read_link(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> 
 /// Removes one name that is not a directory.
 pub fn unlink(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     Ok(rfs::unlinkat(directory, checked(name)?, AtFlags::empty())?)
+}
+
+/// Removes an entry and, if it is a directory, everything in it. Nothing to remove is fine.
+pub fn remove_entry(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    crate::fs::remove_tree_at(directory, Path::new(checked(name)?))
 }
 
 /// Changes the owner of an entry.

@@ -40,7 +40,9 @@ pub fn usage(root: BorrowedFd<'_>, deadline: Instant) -> io::Result<Usage> {
             return Ok(total);
         }
         let Ok(entry) = stat(directory.as_fd(), &name) else { continue };
-        if entry.device != device || (entry.links > 1 && entry.kind != Kind::Directory && !linked.insert(entry.inode)) {
+        if entry.device != device
+            || (entry.links > 1 && entry.kind != Kind::Directory && !linked.insert(entry.inode))
+        {
             continue;
         }
         total.bytes += entry.blocks * 512;
