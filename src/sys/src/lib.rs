@@ -25,11 +25,14 @@ pub mod ns;
 pub mod path;
 #[allow(unsafe_code)]
 pub mod pidfd;
+pub mod pipe;
 pub mod proc;
 #[allow(unsafe_code)]
 pub mod process;
 #[allow(unsafe_code)]
 pub mod pty;
+#[allow(unsafe_code)]
+pub mod reaper;
 #[allow(unsafe_code)]
 pub mod seccomp;
 #[allow(unsafe_code)]
