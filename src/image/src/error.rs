@@ -65,6 +65,8 @@ struct Inner {
 pub(crate) struct Fault {
     pub(crate) kind: ErrorKind,
     pub(crate) detail: String,
+    /// How long the registry wants us to wait before the next try.
+    pub(crate) retry_after: Option<Duration>,
     pub(crate) source: Option<Arc<BoxError>>,
 }
 
@@ -124,7 +126,7 @@ impl std::error::Error for Error {
 
 impl Fault {
     pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), source: None }
+        Self { kind, detail: detail.into(), retry_after: None, source: None }
     }
 
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {

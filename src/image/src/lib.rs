@@ -12,17 +12,34 @@
 //!                                              └─► reader of PullSink::layer
 //! ```
 //!
-//! Every request goes through [`transport`], which knows about redirects, credentials and tokens; and through
+//! Every request goes through `transport`, which knows about redirects, credentials and tokens; and through
 //! the loop in `fallback`, which knows about mirrors, retries and back-off.
 
 #![forbid(unsafe_code)]
 
 mod auth;
+mod challenge;
 mod client;
 mod config;
+mod credentials;
+mod document;
+mod download;
 mod error;
+mod fallback;
+mod feed;
+mod flight;
+mod hosts;
+mod http;
+mod message;
 mod progress;
+mod pull;
+mod push;
+mod registry;
+mod report;
 mod secret;
+mod tags;
+mod token;
+mod transport;
 mod types;
 
 pub use auth::{Auth, AuthFields, InvalidAuth, ScopedAuth};
