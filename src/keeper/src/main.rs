@@ -1,0 +1,2 @@
+//! berth-keeper
+fn main() {}
