@@ -1,1 +1,49 @@
-//! Placeholder until the crate lands.
+//! The engine: sandboxes, containers, exec sessions, images and networks as one domain.
+//!
+//! Front ends translate a protocol into calls of [`Engine`] and back. Nothing here knows CRI or Docker, and
+//! nothing below `engine` knows sandboxes.
+//!
+//! Who owns what:
+//!
+//! * One task per sandbox ([`sandbox`]) is the only writer of that sandbox' state. Commands reach it on a
+//!   bounded queue; readers see snapshots and never wait for it.
+//! * The link to the keeper ([`keeper_link`]) turns its protocol into futures and hands exits to the tasks.
+//! * [`spec`] is pure: configuration, image and host facts in, OCI runtime configuration out.
+//! * [`record`] is what survives the daemon: written before an effect and after it.
+#![forbid(unsafe_code)]
+
+mod blocking;
+mod cdi;
+mod config;
+mod cpu;
+mod engine;
+mod error;
+mod events;
+mod exec;
+mod files;
+mod images;
+mod keeper_link;
+mod model;
+mod names;
+mod record;
+mod recovery;
+mod sandbox;
+mod seccomp;
+mod sessions;
+mod spec;
+mod stats;
+mod status;
+mod user;
+mod watch;
+
+pub use config::{
+    CgroupConfig, CgroupDriver, Config, ContainerDefaults, Handler, HandlerRuntime, ImageConfig, NetworkConfig,
+};
+pub use engine::Engine;
+pub use error::{Error, ErrorKind, Result};
+pub use events::{Event, EventKind, Subscription};
+pub use images::{LayerProgress, LayerState, PullProgress, PullStage};
+pub use model::*;
+pub use image::{Auth, AuthFields, ScopedAuth, Secret};
+pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
+pub use status::{Condition, EngineStatus, HandlerFeatures, NodeFeatures};

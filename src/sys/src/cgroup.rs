@@ -35,6 +35,7 @@ use std::path::PathBuf;
 pub use bpf::v2_device_program;
 pub use device::{Access, DevicePolicy, DeviceRule, Kind};
 pub use group::Cgroup;
+pub use kill::kill_directory;
 pub use layout::{Controller, Driver, Layout, Version};
 pub use limits::Limits;
 pub use path::{slice_path, systemd_path};

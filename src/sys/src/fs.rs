@@ -106,7 +106,7 @@ pub fn lock_exclusive_wait(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Room and type of a file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FsStats {
     /// Size in bytes.
     pub total_bytes: u64,

@@ -12,6 +12,7 @@ pub mod cgroup;
 #[allow(unsafe_code)]
 pub mod epoll;
 pub mod fs;
+pub mod host;
 #[allow(unsafe_code)]
 pub mod memfd;
 #[allow(unsafe_code)]
@@ -35,8 +36,10 @@ pub mod pty;
 pub mod reaper;
 #[allow(unsafe_code)]
 pub mod seccomp;
+pub mod signal;
 #[allow(unsafe_code)]
 pub mod socket;
+pub mod stream;
 #[allow(unsafe_code)]
 pub mod tree;
 pub mod watch;

@@ -15,6 +15,41 @@ const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// Kills every process of one cgroup directory, whichever hierarchy it is of, and returns when none is left
+/// but zombies.
+///
+/// # Errors
+/// Processes survive, or the list cannot be read; a directory that is gone has none.
+pub fn kill_directory(dir: &Path) -> std::io::Result<()> {
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        let text = match std::fs::read_to_string(dir.join("cgroup.procs")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let mut left = 0;
+        for pid in text.lines().filter_map(|line| line.parse::<i32>().ok()).filter_map(Pid::from_raw) {
+            // The pidfd pins the process: one that ended meanwhile cannot be mistaken for its successor,
+            // because it is looked up in the list again after the pidfd is held.
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let still = std::fs::read_to_string(dir.join("cgroup.procs"))?;
+            let listed = still.lines().any(|line| line.parse() == Ok(pid.as_raw_nonzero().get()));
+            if listed && rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).is_ok() {
+                left += 1;
+            }
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(std::io::Error::other(format!("{left} processes survive SIGKILL")));
+        }
+        sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
 pub(super) fn kill(group: &Cgroup, signal: i32) -> Result<(), Error> {
     if signal != libc::SIGKILL {
         return signal_each(group, signal).map(|_| ());

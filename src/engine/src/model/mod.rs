@@ -1,0 +1,27 @@
+//! The engine's own vocabulary: what front ends ask for and what they are told.
+//!
+//! Plain data without behaviour beyond small queries. Nothing here knows CRI or Docker.
+
+mod container;
+mod image;
+mod resources;
+mod sandbox;
+mod security;
+mod session;
+mod stats;
+
+pub use container::{
+    ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device, ExitReason, ExitRecord,
+    MountSource, Propagation, ResolvedUser,
+};
+pub use image::{FsUsage, ImageInfo, PullOutcome, PullRequest};
+pub use resources::Resources;
+pub use sandbox::{
+    Dns, IpAddress, NamespaceMode, Namespaces, PortMapping, Protocol, SandboxConfig, SandboxMetadata, SandboxState,
+    SandboxStatus, UserNamespace,
+};
+pub use security::{AppArmor, Capabilities, GroupsPolicy, Seccomp, Security, SelinuxLabel};
+pub use session::{ExecConfig, ExecOutput, ExecSyncConfig, TerminalSize};
+pub use stats::{
+    ContainerStats, FilesystemStats, InterfaceStats, SandboxStats,
+};

@@ -1,0 +1,353 @@
+//! Opening an engine, and taking over what an earlier daemon left.
+//!
+//! The kernel is the truth, as the keeper sees it: pidfds name processes for good. Records say what was
+//! meant. Each sandbox is judged by itself; one that cannot be read is reported and left for its owner, and
+//! does not hold up the others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use keeper::protocol::{Exit, Held, NamespaceKind, Reply, Request};
+use oci::runtime::Spec;
+
+use crate::blocking::Purpose;
+use crate::config::Config;
+use crate::engine::{Engine, Parts, Shared};
+use crate::error::{Error, ErrorKind, Result};
+use crate::images::Images;
+use crate::keeper_link::Link;
+use crate::model::ContainerState;
+use crate::record::{ContainerRecord, SandboxRecord};
+use crate::sandbox::{self, Adopted, LiveContainer};
+use crate::seccomp::Profiles;
+use crate::spec::{Environment, HostFacts};
+
+impl Engine {
+    /// Opens the stores, connects to the keeper, and takes over what runs.
+    pub async fn open(config: Config) -> Result<Self> {
+        let opened = tokio::task::spawn_blocking(move || open_parts(config)).await;
+        let parts = opened
+            .map_err(|error| Error::caused_by(ErrorKind::Internal, "opening the engine broke off", error))??;
+        let engine = Self::assemble(parts);
+        engine.recover().await?;
+        engine.start_watching();
+        Ok(engine)
+    }
+
+    async fn recover(&self) -> Result<()> {
+        let shared = self.shared();
+        let (reply, fds) = shared.link.call("ask the keeper what it holds", Request::List, &[]).await?;
+        let Reply::List { processes, namespaces } = reply else {
+            return Err(Error::internal("the keeper answered List with something else"));
+        };
+        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        let mut spaces: HashMap<String, BTreeMap<NamespaceKind, OwnedFd>> = HashMap::new();
+        for held in namespaces {
+            let entry = spaces.entry(held.key).or_default();
+            for (kind, index) in held.namespaces {
+                if let Some(fd) = take(&mut fds, index) {
+                    entry.insert(kind, fd);
+                }
+            }
+        }
+        let mut held: HashMap<String, Held> = HashMap::new();
+        for process in processes {
+            if process.exec_in.is_some() {
+                self.drop_orphan(&process.id, false).await;
+            } else {
+                held.insert(process.id.clone(), process);
+            }
+        }
+        let shared_for_read = Arc::clone(shared);
+        let records = shared.blocking.run(Purpose::Lifecycle, move || read_records(&shared_for_read)).await?;
+        for record in records {
+            let namespaces = spaces.remove(record.id.as_str()).unwrap_or_default();
+            self.adopt(record, namespaces, &mut held, &mut fds);
+        }
+        for (id, process) in held {
+            tracing::warn!(container = %id, pid = process.pid, "the keeper holds a container that no record names; it is ended");
+            if let Some(pidfd) = take(&mut fds, process.pidfd) {
+                use std::os::fd::AsFd;
+                let _ = sys::pidfd::signal(pidfd.as_fd(), 9);
+            }
+            self.drop_orphan(&id, true).await;
+        }
+        for key in spaces.into_keys() {
+            tracing::warn!(sandbox = %key, "the keeper holds namespaces that no record names; they are dropped");
+            let request = Request::DropNamespaces { key };
+            drop(shared.link.call("drop namespaces that nobody owns", request, &[]).await);
+        }
+        shared.link.forget_unclaimed();
+        self.sweep().await
+    }
+
+    async fn drop_orphan(&self, id: &str, _container: bool) {
+        let request = Request::Release { id: id.to_owned() };
+        drop(self.shared().link.call("release what nobody owns", request, &[]).await);
+    }
+
+    fn adopt(
+        &self,
+        mut record: SandboxRecord,
+        namespaces: BTreeMap<NamespaceKind, OwnedFd>,
+        held: &mut HashMap<String, Held>,
+        fds: &mut [Option<OwnedFd>],
+    ) {
+        let shared = self.shared();
+        let mut adopted = Adopted { namespaces, ..Adopted::default() };
+        for container in &mut record.containers {
+            let of_keeper = held.remove(container.id.as_str());
+            adopt_container(shared, container, of_keeper, fds, &mut adopted);
+        }
+        shared.adopt_names(&record);
+        let handle = sandbox::adopt(shared, record, adopted);
+        shared.insert_sandbox(handle);
+    }
+
+    /// Removes what no record owns: addresses, links, rules, snapshots.
+    async fn sweep(&self) -> Result<()> {
+        let shared = Arc::clone(self.shared());
+        let work = move || {
+            let mut valid = Vec::new();
+            let mut containers = std::collections::HashSet::new();
+            for handle in shared.handles() {
+                let status = handle.status();
+                valid.push(network::ValidAttachment {
+                    sandbox: handle.id.clone(),
+                    ifname: crate::engine::IFNAME.to_owned(),
+                });
+                containers.extend(status.containers.iter().map(|c| c.id.clone()));
+            }
+            let report = shared.network.gc(&valid);
+            if report.attachments + report.links > 0 {
+                tracing::info!(attachments = report.attachments, links = report.links, "swept network leftovers");
+            }
+            for snapshot in shared.storage.list_snapshots() {
+                if !containers.contains(&snapshot.key) {
+                    match shared.storage.remove(&snapshot.key) {
+                        Ok(trash) => drop(trash.empty()),
+                        Err(error) => tracing::warn!(%error, "a leftover snapshot could not be removed"),
+                    }
+                }
+            }
+            shared.storage.empty_trash().and_then(storage::Trash::empty)
+        };
+        if let Err(error) = self.shared().blocking.run(Purpose::Images, work).await? {
+            tracing::warn!(%error, "the trash could not be emptied");
+        }
+        Ok(())
+    }
+}
+
+fn adopt_container(
+    shared: &Arc<Shared>,
+    container: &mut ContainerRecord,
+    of_keeper: Option<Held>,
+    fds: &mut [Option<OwnedFd>],
+    adopted: &mut Adopted,
+) {
+    let Some(held) = of_keeper else {
+        if matches!(container.state, ContainerState::Running { .. }) || (container.start_asked && container.state == ContainerState::Created) {
+            // The keeper does not know it: it ended with a keeper, and how is not known.
+            let exit = Exit { code: 255, signal: None, at_ns: sys::fs::now_ns() };
+            adopted.exits.push((container.id.clone(), exit));
+        }
+        return;
+    };
+    if matches!(container.state, ContainerState::Exited(_)) {
+        return;
+    }
+    container.state = ContainerState::Running {
+        pid: held.pid,
+        start_time: held.start_time,
+        started_at_ns: held.started_at_ns,
+    };
+    if let Some(exit) = held.exit {
+        adopted.exits.push((container.id.clone(), exit));
+        return;
+    }
+    match live_container(shared, container, &held, fds) {
+        Ok(live) => adopted.running.push((container.id.clone(), live)),
+        Err(error) => {
+            tracing::warn!(container = %container.id, error = error.chain(), "a running container is only partly reachable");
+        }
+    }
+}
+
+fn live_container(
+    shared: &Arc<Shared>,
+    container: &ContainerRecord,
+    held: &Held,
+    fds: &mut [Option<OwnedFd>],
+) -> Result<LiveContainer> {
+    let dir = shared
+        .sandbox_dir(&held.sandbox.parse().map_err(|_| Error::internal("the keeper names no sandbox"))?)
+        .join("containers")
+        .join(&container.id);
+    let spec = Spec::load(dir.join("config.json"))
+        .map_err(|error| Error::caused_by(ErrorKind::Internal, "read the container's configuration", error))?;
+    let process = spec.process().clone().ok_or_else(|| Error::internal("the configuration has no process"))?;
+    let cgroup = shared
+        .cgroups
+        .open(&container.cgroup_path)
+        .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the container's cgroup", error))?;
+    let pidfd = take(fds, held.pidfd).ok_or_else(|| Error::internal("the keeper sent no pidfd"))?;
+    let env_bytes = shared
+        .images
+        .stored(&container.image_id)
+        .map(|image| Environment::of(&container.config, &image.config, "", "").bytes)
+        .unwrap_or_default();
+    Ok(LiveContainer {
+        pid: held.pid,
+        pidfd,
+        stdin: Mutex::new(held.stdin.and_then(|index| take(fds, index))),
+        terminal: held.terminal.and_then(|index| take(fds, index)),
+        process,
+        env_bytes,
+        stats: Mutex::new(cgroup.reader()),
+    })
+}
+
+fn take(fds: &mut [Option<OwnedFd>], index: usize) -> Option<OwnedFd> {
+    fds.get_mut(index).and_then(Option::take)
+}
+
+/// Reads the records of this boot; older ones, and what cannot be read, are put out of the way.
+fn read_records(shared: &Shared) -> Vec<SandboxRecord> {
+    let dir = shared.config.state.join("sandboxes");
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Vec::new() };
+    let mut records = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        match SandboxRecord::read(&path) {
+            Ok(record) if record.boot_id == shared.boot_id => records.push(record),
+            Ok(record) => {
+                tracing::info!(sandbox = %record.id, "a sandbox of an earlier boot is forgotten");
+                forget_directory(&path);
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "the record of a sandbox cannot be read; what it held is swept");
+                forget_directory(&path);
+            }
+        }
+    }
+    records
+}
+
+fn forget_directory(path: &Path) {
+    if let Err(error) = crate::files::remove(path) {
+        tracing::warn!(path = %path.display(), %error, "a leftover directory could not be removed");
+    }
+}
+
+fn open_parts(config: Config) -> Result<Parts> {
+    let boot_id = sys::fs::boot_id().map_err(|error| Error::io("read the boot id", error))?;
+    for (dir, mode) in [(&config.root, 0o700), (&config.state, 0o711)] {
+        sys::fs::ensure_directories(dir, mode).map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
+    }
+    let sandboxes = config.state.join("sandboxes");
+    sys::fs::ensure_directory(&sandboxes, 0o711)
+        .map_err(|error| Error::io(format!("make {}", sandboxes.display()), error))?;
+    let (storage, images) = open_images(&config)?;
+    let cgroups = sys::cgroup::Layout::detect(&config.cgroups.root, Path::new("/proc"))
+        .map_err(|error| Error::io(format!("find the cgroups below {}", config.cgroups.root.display()), error))?;
+    let network = network::Network::open(network_options(&config)?)
+        .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the networks", error))?;
+    let (host, degraded) = host_facts(&config, &cgroups);
+    let seccomp = Profiles::load(config.containers.seccomp_profile.as_deref(), &config.containers.seccomp_dir)?;
+    let link = Link::open(&config.keeper_socket, config.keeper_program.as_deref(), &config.state)?;
+    Ok(Parts {
+        boot_id,
+        host,
+        link,
+        storage,
+        images,
+        network: Arc::new(network),
+        cgroups: Arc::new(cgroups),
+        seccomp,
+        degraded,
+        config,
+    })
+}
+
+fn open_images(config: &Config) -> Result<(Arc<storage::Store>, Images)> {
+    let content = content::Store::open(&config.root.join("content"))
+        .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the content store", error))?;
+    let options = storage::Options {
+        keep_layer_blobs: !config.images.discard_unpacked_layers,
+        ..storage::Options::default()
+    };
+    let root = config.root.join("storage");
+    let storage = storage::Store::open(&root, Arc::new(content), options)
+        .map_err(|error| sandbox::storage_error(format!("open the image store {}", root.display()), error))?;
+    let storage = Arc::new(storage);
+    let mut client = image::Config::new(concat!("berth/", env!("CARGO_PKG_VERSION")));
+    client.config_path.clone_from(&config.images.registry_config_dir);
+    client.credentials.clone_from(&config.images.credentials);
+    client.max_concurrent_downloads = config.images.max_concurrent_downloads;
+    client.stall_timeout = config.images.progress_timeout;
+    let client = image::Client::new(client)
+        .map_err(|error| Error::caused_by(ErrorKind::Internal, "make the registry client", error))?;
+    let images = Images::new(client, Arc::clone(&storage), config.images.pinned.clone());
+    Ok((storage, images))
+}
+
+fn network_options(config: &Config) -> Result<network::Options> {
+    let subnets = &config.network.default_subnets;
+    let invalid = |text: &str| Error::invalid(format!("default subnet {text:?} is not an address with a prefix length"));
+    let mut subnet = None;
+    let mut subnet6 = None;
+    for text in subnets {
+        match text.parse().map_err(|_| invalid(text))? {
+            ipnet::IpNet::V4(net) => subnet = Some(net),
+            ipnet::IpNet::V6(net) => subnet6 = Some(net),
+        }
+    }
+    Ok(network::Options {
+        conf_dir: config.network.conf_dir.clone(),
+        bin_dirs: config.network.bin_dirs.clone(),
+        state_dir: config.state.join("network"),
+        table: "berth".to_owned(),
+        bridge: "berth0".to_owned(),
+        subnet: subnet.ok_or_else(|| Error::invalid("the default network needs an IPv4 subnet"))?,
+        subnet6,
+        plugin_timeout: config.network.plugin_timeout,
+        exec_builtin: false,
+    })
+}
+
+/// What this host can do, and a sentence for everything it cannot.
+fn host_facts(config: &Config, cgroups: &sys::cgroup::Layout) -> (HostFacts, Vec<String>) {
+    let held = sys::caps::held().unwrap_or_default().permitted;
+    let capabilities: Vec<String> = held.names().collect();
+    let kernel = sys::seccomp::KernelVersion::current();
+    let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
+    let mut degraded = Vec::new();
+    let missing: Vec<String> =
+        sys::caps::Set::known().without(held).names().collect();
+    if !missing.is_empty() {
+        degraded.push(format!(
+            "the daemon lacks {}: privileged containers cannot have them, and what needs them is limited",
+            missing.join(", ")
+        ));
+    }
+    if cgroups.version() != sys::cgroup::Version::V2 {
+        degraded.push(
+            "resource controllers are on cgroup v1: pressure figures and unified settings are not available".to_owned(),
+        );
+    }
+    let selinux = config.containers.selinux && std::fs::read("/sys/fs/selinux/enforce").is_ok();
+    let facts = HostFacts {
+        capabilities,
+        apparmor,
+        selinux,
+        kernel: (kernel.major, kernel.minor),
+        cgroup_v2: cgroups.version() == sys::cgroup::Version::V2,
+        nofile_hard: sys::host::open_file_limits().map_or(1 << 20, |(_, hard)| hard),
+    };
+    (facts, degraded)
+}
+

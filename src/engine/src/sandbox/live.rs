@@ -1,0 +1,73 @@
+//! What a running container is reached by: descriptors that only exist while it runs.
+//!
+//! Exec, attach and statistics use these without asking the sandbox' task.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use keeper::protocol::NamespaceKind;
+use oci::ContainerId;
+use oci::runtime::Process;
+
+/// A container that runs.
+#[derive(Debug)]
+pub(crate) struct LiveContainer {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+    /// The write end of its standard input.
+    pub(crate) stdin: Mutex<Option<OwnedFd>>,
+    /// The master of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// Its first process, which exec sessions are made like.
+    pub(crate) process: Process,
+    pub(crate) env_bytes: Vec<Vec<u8>>,
+    /// Statistics of its cgroup, through files kept open.
+    pub(crate) stats: Mutex<sys::cgroup::Reader>,
+}
+
+/// What of a sandbox is alive.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    containers: RwLock<HashMap<ContainerId, Arc<LiveContainer>>>,
+    namespaces: RwLock<Arc<BTreeMap<NamespaceKind, OwnedFd>>>,
+    stats: Mutex<Option<sys::cgroup::Reader>>,
+}
+
+impl Live {
+    pub(crate) fn get(&self, id: &ContainerId) -> Option<Arc<LiveContainer>> {
+        self.containers.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(crate) fn insert(&self, id: ContainerId, container: LiveContainer) {
+        self.containers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(container));
+    }
+
+    pub(crate) fn remove(&self, id: &ContainerId) -> Option<Arc<LiveContainer>> {
+        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(id)
+    }
+
+    pub(crate) fn namespaces(&self) -> Arc<BTreeMap<NamespaceKind, OwnedFd>> {
+        self.namespaces.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_namespaces(&self, namespaces: BTreeMap<NamespaceKind, OwnedFd>) {
+        *self.namespaces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(namespaces);
+    }
+
+    /// Reads the statistics of the sandbox' own cgroup, opening its files with `open` the first time.
+    pub(crate) fn sandbox_stats(&self, open: impl FnOnce() -> Option<sys::cgroup::Reader>) -> Option<sys::cgroup::Stats> {
+        let mut reader = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        if reader.is_none() {
+            *reader = open();
+        }
+        let stats = reader.as_mut()?.read();
+        match stats {
+            Ok(stats) => Some(stats),
+            Err(_) => {
+                *reader = None;
+                None
+            }
+        }
+    }
+}

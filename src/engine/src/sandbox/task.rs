@@ -1,0 +1,264 @@
+//! The task that owns a sandbox.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use keeper::protocol::{Exit, NamespaceKind};
+use oci::{ContainerId, SandboxId};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::stop::Stopping;
+use super::{Command, Handle, Live, LiveContainer, QUEUE, Reply};
+use crate::engine::Shared;
+use crate::error::{Error, Result};
+use crate::events::EventKind;
+use crate::keeper_link::ExitInbox;
+use crate::model::{ContainerState, ContainerStatus, SandboxConfig, SandboxState, SandboxStatus};
+use crate::names::Progress;
+use crate::record::{ContainerRecord, Phase, SandboxRecord, VERSION};
+
+/// A sandbox and everything its task knows of it.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) shared: Arc<Shared>,
+    /// Its directory below the state directory.
+    pub(super) dir: PathBuf,
+    pub(super) record: SandboxRecord,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) published: watch::Sender<Arc<SandboxStatus>>,
+    pub(super) live: Arc<Live>,
+    pub(super) inbox: Arc<ExitInbox>,
+    /// Root file systems that are mounted and wait for their container to start.
+    pub(super) rootfs: HashMap<ContainerId, OwnedFd>,
+    /// Containers that are being stopped.
+    pub(super) stops: HashMap<ContainerId, Stopping>,
+    /// Who waits for the sandbox to be stopped, and for it to be removed.
+    pub(super) stop_waiters: Vec<Reply<()>>,
+    pub(super) remove_waiters: Vec<Reply<()>>,
+    /// Whether it is removed and the task ends.
+    pub(super) gone: bool,
+}
+
+/// What survived of a sandbox when the daemon starts again.
+#[derive(Debug, Default)]
+pub(crate) struct Adopted {
+    pub(crate) namespaces: BTreeMap<NamespaceKind, OwnedFd>,
+    /// Containers whose process runs.
+    pub(crate) running: Vec<(ContainerId, LiveContainer)>,
+    /// Containers that ended, whether the daemon saw it or not.
+    pub(crate) exits: Vec<(ContainerId, Exit)>,
+}
+
+/// Starts the task of a new sandbox. `progress` learns how bringing it up ended.
+pub(crate) fn spawn(
+    shared: &Arc<Shared>,
+    id: SandboxId,
+    config: SandboxConfig,
+    progress: watch::Sender<Progress<SandboxId>>,
+) -> Handle {
+    let record = SandboxRecord {
+        version: VERSION,
+        boot_id: shared.boot_id.clone(),
+        hostname: super::bring_up::hostname(&config, &id),
+        id,
+        config,
+        phase: Phase::Starting,
+        created_at_ns: sys::fs::now_ns(),
+        has_namespaces: false,
+        network: None,
+        addresses: Vec::new(),
+        containers: Vec::new(),
+    };
+    let (mut task, handle) = Task::new(shared, record);
+    let span = tracing::info_span!("sandbox", sandbox = %handle.id);
+    let work = async move {
+        if task.bring_up(progress).await {
+            task.run().await;
+        }
+    };
+    shared.tracker.spawn(work.instrument(span));
+    handle
+}
+
+/// Starts the task of a sandbox that was there before the daemon.
+pub(crate) fn adopt(shared: &Arc<Shared>, record: SandboxRecord, adopted: Adopted) -> Handle {
+    let (mut task, handle) = Task::new(shared, record);
+    let span = tracing::info_span!("sandbox", sandbox = %handle.id);
+    task.take_over(adopted);
+    let work = async move {
+        task.finish_interrupted().await;
+        task.run().await;
+    };
+    shared.tracker.spawn(work.instrument(span));
+    handle
+}
+
+impl Task {
+    fn new(shared: &Arc<Shared>, record: SandboxRecord) -> (Self, Handle) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let live = Arc::new(Live::default());
+        let id = record.id.clone();
+        let (published, status) = watch::channel(Arc::new(status_of(&record)));
+        let task = Self {
+            shared: Arc::clone(shared),
+            dir: shared.sandbox_dir(&id),
+            record,
+            commands,
+            published,
+            live: Arc::clone(&live),
+            inbox: Arc::default(),
+            rootfs: HashMap::new(),
+            stops: HashMap::new(),
+            stop_waiters: Vec::new(),
+            remove_waiters: Vec::new(),
+            gone: false,
+        };
+        (task, Handle { id, commands: sender, status, live })
+    }
+
+    /// Serves commands and exits until the sandbox is removed or the daemon ends. When it ends, containers
+    /// live on.
+    async fn run(mut self) {
+        while !self.gone {
+            let overdue = self.next_deadline();
+            tokio::select! {
+                // Exits stay in the inbox when another branch wins.
+                exits = take_exits(&self.inbox) => {
+                    for (id, exit) in exits {
+                        self.exited(id, exit).await;
+                    }
+                }
+                // A command stays in the queue when another branch wins.
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle(command).await,
+                    None => return,
+                },
+                // A deadline is computed anew each turn.
+                () = sleep_until(overdue), if overdue.is_some() => self.kill_overdue(),
+            }
+        }
+    }
+
+    async fn handle(&mut self, command: Command) {
+        match command {
+            Command::Create { config, progress } => self.create(*config, progress).await,
+            Command::Start { id, reply } => answer(reply, self.start(&id).await),
+            Command::Stop { id, grace, reply } => self.stop(id, grace, reply).await,
+            Command::RemoveContainer { id, reply } => self.remove_container(id, reply).await,
+            Command::Update { id, resources, reply } => answer(reply, self.update(&id, &resources).await),
+            Command::UpdateSandbox { overhead, resources, reply } => {
+                answer(reply, self.update_sandbox(overhead, resources).await);
+            }
+            Command::StopSandbox { reply } => self.stop_sandbox(Some(reply)).await,
+            Command::RemoveSandbox { reply } => self.remove_sandbox(reply).await,
+        }
+    }
+
+    /// Writes the record. Called before an effect whose intent it holds, and after it.
+    pub(super) async fn persist(&mut self) -> Result<()> {
+        let (record, dir) = (self.record.clone(), self.dir.clone());
+        let what = format!("write the record of sandbox {}", record.id.short());
+        self.shared
+            .blocking
+            .run(crate::blocking::Purpose::Lifecycle, move || record.write(&dir))
+            .await?
+            .map_err(|error| Error::io(what, error))
+    }
+
+    /// Writes the record where a failure must not undo what happened already.
+    pub(super) async fn persist_or_warn(&mut self) {
+        if let Err(error) = self.persist().await {
+            tracing::warn!(error = error.chain(), "the record could not be written");
+        }
+    }
+
+    /// Makes the present state visible to readers.
+    pub(super) fn publish(&self) -> Arc<SandboxStatus> {
+        let status = Arc::new(status_of(&self.record));
+        self.published.send_replace(Arc::clone(&status));
+        status
+    }
+
+    /// Makes the present state visible, then tells what happened.
+    pub(super) fn announce(&self, kind: EventKind, container: Option<&ContainerId>) {
+        let status = self.publish();
+        self.shared.bus.publish(kind, container.cloned(), status);
+    }
+
+    pub(super) fn container(&mut self, id: &ContainerId) -> Result<&mut ContainerRecord> {
+        self.record.container_mut(id).ok_or_else(|| Error::no_container(id.as_str()))
+    }
+
+    fn take_over(&mut self, adopted: Adopted) {
+        self.live.set_namespaces(adopted.namespaces);
+        for (id, container) in adopted.running {
+            self.shared.link.route_container(&id, &self.inbox);
+            self.live.insert(id, container);
+        }
+        for (id, exit) in adopted.exits {
+            self.inbox.put(id, exit);
+        }
+        self.publish();
+    }
+}
+
+/// Boxed so that the loop's future does not hold every branch's state at once.
+fn take_exits(inbox: &Arc<ExitInbox>) -> Pin<Box<dyn Future<Output = Vec<(ContainerId, Exit)>> + Send>> {
+    let inbox = Arc::clone(inbox);
+    Box::pin(async move { inbox.take().await })
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Nobody has to wait for an answer.
+pub(super) fn answer<T>(reply: Reply<T>, result: Result<T>) {
+    drop(reply.send(result));
+}
+
+fn status_of(record: &SandboxRecord) -> SandboxStatus {
+    let ready = record.phase == Phase::Ready;
+    SandboxStatus {
+        id: record.id.clone(),
+        config: record.config.clone(),
+        state: if ready { SandboxState::Ready } else { SandboxState::NotReady },
+        created_at_ns: record.created_at_ns,
+        addresses: record.addresses.clone(),
+        netns_path: None,
+        containers: record.containers.iter().map(|c| container_status(record, c)).collect(),
+        observed_at_ns: sys::fs::now_ns(),
+    }
+}
+
+fn container_status(sandbox: &SandboxRecord, record: &ContainerRecord) -> ContainerStatus {
+    ContainerStatus {
+        id: record.id.clone(),
+        sandbox: sandbox.id.clone(),
+        config: record.config.clone(),
+        state: record.state.clone(),
+        created_at_ns: record.created_at_ns,
+        image_id: record.image_id.clone(),
+        image_ref: record.image_ref.clone(),
+        log_path: record.log_path.clone(),
+        user: record.user.clone(),
+        stop_signal: record.stop_signal,
+        mounted_images: record.mounted_images.clone(),
+        cgroup_path: record.cgroup_path.clone(),
+    }
+}
+
+impl ContainerRecord {
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. })
+    }
+}

@@ -1,0 +1,214 @@
+//! Statistics and states of the host, read when somebody asks.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use keeper::protocol::NamespaceKind;
+use oci::ContainerId;
+
+use crate::blocking::Purpose;
+use crate::engine::{Engine, Shared};
+use crate::error::{Error, Result};
+use crate::model::{ContainerStats, ContainerStatus, FilesystemStats, InterfaceStats, SandboxStats, SandboxStatus};
+use crate::sandbox::Handle;
+
+impl Engine {
+    /// Statistics of one container.
+    pub async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
+        let (handle, id) = self.find_container(id)?.ok_or_else(|| Error::no_container(id))?;
+        let shared = Arc::clone(self.shared());
+        let work = move || {
+            let status = handle.status();
+            let container = status.containers.iter().find(|c| c.id == id)?;
+            Some(read_container(&shared, &handle, container, &filesystem(&shared)))
+        };
+        let read = self.shared().blocking.run(Purpose::Reading, work).await?;
+        read.ok_or_else(|| Error::no_container("that was removed"))
+    }
+
+    /// Statistics of the containers that `wanted` picks; those that do not run have no cgroup figures.
+    pub async fn list_container_stats(
+        &self,
+        wanted: impl Fn(&ContainerStatus) -> bool + Send + 'static,
+    ) -> Result<Vec<(ContainerStatus, ContainerStats)>> {
+        let shared = Arc::clone(self.shared());
+        let work = move || {
+            let filesystem = filesystem(&shared);
+            let mut all = Vec::new();
+            for handle in shared.handles() {
+                let status = handle.status();
+                for container in status.containers.iter().filter(|c| wanted(c)) {
+                    all.push((container.clone(), read_container(&shared, &handle, container, &filesystem)));
+                }
+            }
+            all
+        };
+        self.shared().blocking.run(Purpose::Reading, work).await
+    }
+
+    /// Statistics of one sandbox and its running containers.
+    pub async fn sandbox_stats(&self, id: &str) -> Result<(Arc<SandboxStatus>, SandboxStats)> {
+        let handle = self.sandbox(id)?;
+        let shared = Arc::clone(self.shared());
+        let work = move || {
+            let status = handle.status();
+            let stats = read_sandbox(&shared, &handle, &status, &filesystem(&shared));
+            (status, stats)
+        };
+        self.shared().blocking.run(Purpose::Reading, work).await
+    }
+
+    /// Statistics of the sandboxes that `wanted` picks.
+    pub async fn list_sandbox_stats(
+        &self,
+        wanted: impl Fn(&SandboxStatus) -> bool + Send + 'static,
+    ) -> Result<Vec<(Arc<SandboxStatus>, SandboxStats)>> {
+        let shared = Arc::clone(self.shared());
+        let work = move || {
+            let filesystem = filesystem(&shared);
+            let mut all = Vec::new();
+            for handle in shared.handles() {
+                let status = handle.status();
+                if wanted(&status) {
+                    let stats = read_sandbox(&shared, &handle, &status, &filesystem);
+                    all.push((status, stats));
+                }
+            }
+            all
+        };
+        self.shared().blocking.run(Purpose::Reading, work).await
+    }
+}
+
+fn read_container(
+    shared: &Shared,
+    handle: &Handle,
+    status: &ContainerStatus,
+    filesystem: &FilesystemStats,
+) -> ContainerStats {
+    let observed_at_ns = sys::fs::now_ns();
+    let live = handle.live.get(&status.id);
+    let cgroup = live.as_ref().and_then(|live| {
+        live.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).read().ok()
+    });
+    let usage = shared.storage.usage(&status.id).unwrap_or_default();
+    let usage_nano_cores =
+        cpu_usage(cgroup.as_ref()).and_then(|used| shared.rates.observe(status.id.as_str(), observed_at_ns, used));
+    let processes = match &live {
+        Some(_) => shared.cgroups.open(&status.cgroup_path).map(|c| c.procs().unwrap_or_default()).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let counts = sys::proc::usage(std::path::Path::new("/proc"), &processes).unwrap_or_default();
+    let nofile_soft_limit =
+        counts.ulimits.iter().find(|limit| limit.name == "max_open_files").and_then(|limit| limit.soft);
+    ContainerStats {
+        id: status.id.clone(),
+        observed_at_ns,
+        cgroup,
+        usage_nano_cores,
+        filesystem: FilesystemStats {
+            used_bytes: usage.bytes,
+            inodes_used: usage.inodes,
+            ..filesystem.clone()
+        },
+        processes: processes.len() as u64,
+        file_descriptors: counts.file_descriptors,
+        sockets: counts.sockets,
+        threads: counts.threads,
+        nofile_soft_limit,
+        started_at_ns: started_at(status),
+    }
+}
+
+fn cpu_usage(stats: Option<&sys::cgroup::Stats>) -> Option<u64> {
+    stats?.cpu.as_ref().map(|cpu| cpu.usage_ns)
+}
+
+/// The file system that writable layers are on; figures of containers are added to it.
+fn filesystem(shared: &Shared) -> FilesystemStats {
+    let root = shared.storage.root();
+    let stats = sys::fs::statfs(root).unwrap_or_default();
+    FilesystemStats {
+        mountpoint: root.to_string_lossy().into_owned(),
+        capacity_bytes: stats.total_bytes,
+        available_bytes: stats.available_bytes,
+        inodes: stats.inodes,
+        inodes_free: stats.inodes_free,
+        ..FilesystemStats::default()
+    }
+}
+
+fn started_at(status: &ContainerStatus) -> i64 {
+    match &status.state {
+        crate::ContainerState::Created => 0,
+        crate::ContainerState::Running { started_at_ns, .. } => *started_at_ns,
+        crate::ContainerState::Exited(exit) => exit.started_at_ns,
+    }
+}
+
+fn read_sandbox(
+    shared: &Shared,
+    handle: &Handle,
+    status: &SandboxStatus,
+    filesystem: &FilesystemStats,
+) -> SandboxStats {
+    let containers: Vec<ContainerStats> = status
+        .containers
+        .iter()
+        .filter(|c| matches!(c.state, crate::ContainerState::Running { .. }))
+        .map(|c| read_container(shared, handle, c, filesystem))
+        .collect();
+    let observed_at_ns = sys::fs::now_ns();
+    let parent = &status.config.cgroup_parent;
+    let cgroup = if parent.is_empty() {
+        None
+    } else {
+        let path = shared.cgroup_path(parent, "");
+        handle.live.sandbox_stats(|| shared.cgroups.open(path.trim_end_matches('/')).ok().map(|c| c.reader()))
+    };
+    let usage_ns = match &cgroup {
+        Some(cgroup) => cpu_usage(Some(cgroup)),
+        None => containers.iter().map(|c| cpu_usage(c.cgroup.as_ref())).sum(),
+    };
+    let usage_nano_cores =
+        usage_ns.and_then(|usage| shared.rates.observe(status.id.as_str(), observed_at_ns, usage));
+    SandboxStats {
+        id: status.id.clone(),
+        observed_at_ns,
+        cgroup,
+        usage_nano_cores,
+        interfaces: interfaces(handle),
+        processes: containers.iter().map(|c| c.processes).sum(),
+        containers,
+    }
+}
+
+fn interfaces(handle: &Handle) -> Vec<InterfaceStats> {
+    let namespaces = handle.live.namespaces();
+    let Some(netns) = namespaces.get(&NamespaceKind::Net) else { return Vec::new() };
+    let counters = sys::netlink::interface_counters(netns.as_fd()).unwrap_or_default();
+    let mut interfaces: Vec<InterfaceStats> = counters
+        .into_iter()
+        .map(|c| InterfaceStats {
+            name: c.name,
+            rx_bytes: c.stats.rx_bytes,
+            rx_packets: c.stats.rx_packets,
+            rx_errors: c.stats.rx_errors,
+            rx_dropped: c.stats.rx_dropped,
+            tx_bytes: c.stats.tx_bytes,
+            tx_packets: c.stats.tx_packets,
+            tx_errors: c.stats.tx_errors,
+            tx_dropped: c.stats.tx_dropped,
+        })
+        .collect();
+    interfaces.sort_by_key(|i| (i.name != crate::engine::IFNAME, i.name.clone()));
+    interfaces
+}
+
+impl Engine {
+    /// Paths of the log files that exist for a container, the current one first.
+    pub fn log_path(&self, id: &ContainerId) -> Result<PathBuf> {
+        Ok(self.container_status(id.as_str())?.log_path.into())
+    }
+}
