@@ -97,6 +97,11 @@ impl Ingest {
         self.rehash()
     }
 
+    /// The digest of the bytes so far.
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
     /// A second handle on the bytes so far, positioned at the start, for a reader that follows the writer.
     pub fn reader(&self) -> Result<File, Error> {
         let path = self.directory.join("data");

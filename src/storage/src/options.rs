@@ -13,7 +13,7 @@ pub struct Limits {
     pub ratio_free_bytes: u64,
     /// Length of an entry's name and of a link's target.
     pub name_length: usize,
-    /// Components of an entry's name.
+    /// Components of an entry's name, links in it followed: each is an open directory.
     pub depth: usize,
     /// Bytes of extended headers of one entry.
     pub header_bytes: u64,
@@ -29,7 +29,7 @@ impl Limits {
         ratio: 400,
         ratio_free_bytes: 1 << 30,
         name_length: 4096,
-        depth: 1024,
+        depth: 256,
         header_bytes: 1 << 20,
         zstd_window_log: 27,
     };
