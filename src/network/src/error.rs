@@ -181,6 +181,16 @@ impl Error {
     }
 }
 
+impl From<sys::netlink::Error> for Error {
+    fn from(error: sys::netlink::Error) -> Self {
+        let object = match &error.detail {
+            Some(detail) => format!("{} ({detail})", error.object),
+            None => error.object,
+        };
+        Self::Kernel { operation: error.operation, object, source: error.source }
+    }
+}
+
 fn show_port(mapping: &PortMapping) -> String {
     match mapping.host_ip {
         Some(ip) => {

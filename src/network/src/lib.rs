@@ -22,12 +22,20 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 mod attachment;
+mod calls;
 mod conflist;
+mod detach;
 mod error;
+mod exec;
+mod host;
+mod ipam;
 mod network;
 mod plugins;
+mod record;
 mod result;
+mod rules;
 
 pub use attachment::{
     Attachment, Bandwidth, Capabilities, Detachment, IpRange, PortMapping, Protocol, ValidAttachment,

@@ -1,17 +1,24 @@
 //! The front of the crate: one [`Network`] per daemon.
 
-use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use oci::SandboxId;
+use serde_json::json;
+use sys::netlink::{Batch, LinkChange, LinkRef};
 
-use crate::attachment::{Attachment, Detachment, ValidAttachment};
-use crate::conflist::Conflist;
+use crate::conflist::{self, Conflist, Plugin, Version};
 use crate::error::{ConfigError, Error, NotReady};
+use crate::exec::{Call, Executor, Verb};
+use crate::ipam::Pool;
+use crate::plugins::{Builtin, bridge};
+use crate::record::{Key, Record, Store};
 use crate::result::Attached;
+use crate::rules::Tables;
 
 /// Where a [`Network`] finds and keeps its things.
 #[derive(Debug, Clone)]
@@ -60,36 +67,127 @@ pub enum Change {
 
 /// Waits for changes made by others.
 #[derive(Debug)]
-pub struct Watcher {}
+pub struct Watcher {
+    directory: sys::watch::Directory,
+    rules: sys::nft::Monitor,
+    rules_pending: bool,
+}
 
 impl Watcher {
     /// Blocks until something changed or the time is over; `None` waits for ever.
     pub fn wait(&mut self, timeout: Option<Duration>) -> std::io::Result<Option<Change>> {
-        let _ = timeout;
-        Err(std::io::ErrorKind::Unsupported.into())
+        let deadline = timeout.and_then(sys::watch::deadline_in);
+        loop {
+            if std::mem::take(&mut self.rules_pending) {
+                return Ok(Some(Change::Rules));
+            }
+            let ready = sys::watch::readable(&[self.directory.as_fd(), self.rules.as_fd()], deadline)?;
+            if !ready.contains(&true) {
+                return Ok(None);
+            }
+            self.rules_pending = self.rules.drain()?;
+            if self.directory.drain()? {
+                return Ok(Some(Change::Conflists));
+            }
+        }
     }
 }
 
 /// The networks of a node. All methods may be called from any thread of the host's network namespace.
 #[derive(Debug)]
 pub struct Network {
-    options: Options,
+    pub(crate) options: Options,
+    pub(crate) executor: Executor,
+    pub(crate) store: Store,
+    pub(crate) tables: Tables,
+    pub(crate) bridges: bridge::Bridges,
+    /// Begins the names of host links of this state directory, so that garbage collection knows its own.
+    pub(crate) link_prefix: String,
+    loaded: RwLock<Loaded>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    conflists: Vec<Arc<Conflist>>,
+    problems: Vec<ConfigError>,
+}
+
+/// What attachments hold, in memory.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) records: BTreeMap<Key, Record>,
+    pub(crate) pools: HashMap<String, Pool>,
+}
+
+impl State {
+    /// The pool of a network, rebuilt from the records when it is first used.
+    pub(crate) fn pool(&mut self, store: &Store, network: &str) -> &mut Pool {
+        let records = &self.records;
+        self.pools.entry(network.to_owned()).or_insert_with(|| {
+            let mut pool = Pool::default();
+            for record in records.values().filter(|r| r.network == network) {
+                let owner = record.key().owner();
+                record.leases.iter().for_each(|lease| pool.adopt(lease.address.addr(), &owner));
+            }
+            store.load_cursors(network).into_iter().for_each(|(set, ip)| pool.resume_after(set, ip));
+            pool
+        })
+    }
 }
 
 impl Network {
-    /// Opens the state, reads the conflists and brings the nftables table in line with the records.
+    /// Opens the state, reads the conflists and brings the nftables tables in line with the records.
     pub fn open(options: Options) -> Result<Self, Error> {
-        Ok(Self { options })
+        crate::host::check_ifname(&options.bridge)
+            .map_err(|()| Error::InterfaceName { name: options.bridge.clone() })?;
+        let store = Store::open(&options.state_dir)?;
+        let records = store.load()?.into_iter().map(|r| (r.key(), r)).collect();
+        let network = Self {
+            executor: Executor { bin_dirs: options.bin_dirs.clone(), timeout: options.plugin_timeout },
+            tables: Tables::new(&options.table),
+            bridges: bridge::Bridges::default(),
+            link_prefix: link_prefix(options.state_dir.as_os_str().as_encoded_bytes()),
+            loaded: RwLock::default(),
+            state: Mutex::new(State { records, pools: HashMap::new() }),
+            options,
+            store,
+        };
+        network.reload()?;
+        network.tables.repair(&|| network.records())?;
+        Ok(network)
     }
 
-    /// Reads the configuration directory again; the answer lists the files that are not used and why.
+    /// Reads the configuration directory again; the answer lists the files that are not used and why. A file that has become
+    /// invalid does not take away the network that it described before.
     pub fn reload(&self) -> Result<Vec<ConfigError>, Error> {
-        Ok(Vec::new())
+        let directory = &self.options.conf_dir;
+        let (good, problems) =
+            conflist::load_directory(directory).map_err(Error::state("read directory", directory))?;
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let mut conflists: Vec<Arc<Conflist>> = good.into_iter().map(Arc::new).collect();
+        for old in &loaded.conflists {
+            let is_broken_now = old.source().is_some() && problems.iter().any(|p| p.path.as_deref() == old.source());
+            if is_broken_now && !conflists.iter().any(|c| c.name() == old.name()) {
+                conflists.push(Arc::clone(old));
+            }
+        }
+        conflists.sort_by(|a, b| a.source().cmp(&b.source()));
+        if conflists.is_empty() && problems.is_empty() {
+            conflists.push(Arc::new(self.built_in()?));
+        }
+        *loaded = Loaded { conflists, problems: problems.clone() };
+        Ok(problems)
     }
 
     /// All networks, the default one first.
     pub fn conflists(&self) -> Vec<Arc<Conflist>> {
-        Vec::new()
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).conflists.clone()
+    }
+
+    /// The files of the configuration directory that are not used, and why.
+    pub fn problems(&self) -> Vec<ConfigError> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).problems.clone()
     }
 
     /// A network by name.
@@ -99,65 +197,107 @@ impl Network {
 
     /// The network that sandboxes get: the first file of the directory or, when there is none, the built-in bridge.
     pub fn default_conflist(&self) -> Result<Arc<Conflist>, NotReady> {
-        Err(NotReady::Configuration { directory: self.options.conf_dir.clone(), problem: String::new() })
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.conflists.first().cloned().ok_or_else(|| NotReady::Configuration {
+            directory: self.options.conf_dir.clone(),
+            problem: loaded.problems.first().map(ToString::to_string).unwrap_or_default(),
+        })
     }
 
-    /// Whether a network can be used now (CNI STATUS).
+    /// Whether a network can be used now: programs are there, and plugins that can tell say so (CNI STATUS).
     pub fn status(&self, conflist: &Conflist) -> Result<(), NotReady> {
-        let _ = conflist;
+        let not_ready = |problem: String| NotReady::Plugin { network: conflist.name().to_owned(), problem };
+        for plugin in conflist.plugins().iter().filter(|p| self.builtin(p).is_none()) {
+            self.executor.find(plugin.kind()).map_err(|e| not_ready(format!("plugin {}: {e}", plugin.kind())))?;
+            if conflist.version() < Version::V1_1_0 {
+                continue;
+            }
+            let config = crate::calls::bare_config(conflist, plugin);
+            let call = Call {
+                plugin: plugin.kind(),
+                verb: Verb::Status,
+                network: conflist.name(),
+                config: &config,
+                environment: &[],
+            };
+            self.executor.run(&call).map_err(|e| not_ready(e.to_string()))?;
+        }
         Ok(())
-    }
-
-    /// Attaches a namespace. On failure everything that was done is undone.
-    pub fn attach(&self, attachment: &Attachment<'_>) -> Result<Attached, Error> {
-        Err(Error::InterfaceName { name: attachment.ifname.to_owned() })
     }
 
     /// The result of an attachment that exists.
     pub fn attached(&self, sandbox: &SandboxId, ifname: &str) -> Option<Attached> {
-        let _ = (sandbox, ifname);
-        None
-    }
-
-    /// Undoes an attachment. Idempotent; goes on after errors and returns all of them. The record stays until there
-    /// was none, so that a retry or [`Network::gc`] can finish.
-    pub fn detach(&self, detachment: &Detachment<'_>) -> Result<(), Vec<Error>> {
-        let _ = detachment;
-        Ok(())
-    }
-
-    /// Checks that an attachment is still as it was set up (CNI CHECK).
-    pub fn check(
-        &self,
-        sandbox: &SandboxId,
-        ifname: &str,
-        netns: BorrowedFd<'_>,
-        netns_path: Option<&Path>,
-    ) -> Result<(), Error> {
-        let _ = (sandbox, ifname, netns, netns_path);
-        Ok(())
-    }
-
-    /// Removes everything of attachments that are not in `valid`: addresses, ports, links, records; then asks the
-    /// plugins to do the same (CNI GC).
-    pub fn gc(&self, valid: &[ValidAttachment]) -> GcReport {
-        let _ = valid;
-        GcReport::default()
+        let state = self.state();
+        let record = state.records.get(&Key(sandbox.clone(), ifname.to_owned()))?;
+        Attached::from_value(record.result.as_ref()?).ok()
     }
 
     /// Restores the nftables tables if somebody changed them; whether that was necessary.
     pub fn repair(&self) -> Result<bool, Error> {
-        Ok(false)
+        self.tables.repair(&|| self.records())
     }
 
     /// Starts to watch the configuration directory and the rules.
     pub fn watch(&self) -> Result<Watcher, Error> {
-        Ok(Watcher {})
+        let directory = &self.options.conf_dir;
+        Ok(Watcher {
+            directory: sys::watch::Directory::open(directory).map_err(Error::state("watch", directory))?,
+            rules: sys::nft::Monitor::open().map_err(Error::kernel("monitor", "nftables"))?,
+            rules_pending: false,
+        })
     }
 
     /// Sets up the loopback interface of a namespace that gets no network.
     pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<(), Error> {
-        let _ = netns;
-        Ok(())
+        let work = || {
+            let mut batch = Batch::new();
+            batch.change(LinkRef::Name("lo"), LinkChange { up: true, ..LinkChange::default() });
+            Ok(bridge::open_route()?.apply(batch)?)
+        };
+        sys::ns::in_netns(netns, work).map_err(Error::kernel("enter network namespace for", "lo"))?
     }
+
+    /// The built-in form of a plugin, if it has one and may use it.
+    pub(crate) fn builtin<'p>(&self, plugin: &'p Plugin) -> Option<&'p Builtin> {
+        plugin.builtin.as_ref().filter(|_| !self.options.exec_builtin)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn records(&self) -> Vec<Record> {
+        self.state().records.values().cloned().collect()
+    }
+
+    /// The network that exists when nothing is configured.
+    fn built_in(&self) -> Result<Conflist, Error> {
+        let subnets = std::iter::once(self.options.subnet.to_string()).chain(self.options.subnet6.map(|s| s.to_string()));
+        let ranges: Vec<_> = subnets.map(|subnet| json!([{ "subnet": subnet }])).collect();
+        let text = json!({
+            "cniVersion": "1.1.0",
+            "name": "berth",
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": self.options.bridge,
+                    "isDefaultGateway": true,
+                    "ipMasq": true,
+                    "hairpinMode": true,
+                    "capabilities": { "ips": true, "mac": true },
+                    "ipam": { "type": "host-local", "ranges": ranges },
+                },
+                { "type": "portmap", "capabilities": { "portMappings": true } },
+                { "type": "firewall" },
+            ],
+        });
+        Ok(Conflist::parse(&text.to_string())?)
+    }
+}
+
+/// `bp` and five digits made of the state directory's name (FNV-1a), so that two daemons on a host leave each other's
+/// links alone.
+fn link_prefix(state_dir: &[u8]) -> String {
+    let hash = state_dir.iter().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+    format!("bp{:05x}", hash >> 12)
 }

@@ -84,6 +84,11 @@ impl Rule {
         Self { expressions: Writer::default(), comment }
     }
 
+    /// The comment.
+    pub fn comment(&self) -> &'static str {
+        self.comment
+    }
+
     /// Loads meta data.
     #[must_use]
     pub fn meta(self, key: MetaKey, register: u32) -> Self {
