@@ -6,16 +6,26 @@
  *   httpd          HTTP 200 on port 80; says "httpd" in its log
  *   nonewprivs     prints "Effective uid: N"
  *   flood          writes bytes to its output until killed: flood [COUNT]
+ *   probe          prints what the sandbox lets it do, one NAME=RESULT per line
  *
  * Runs as process 1, which has no default signal actions, so SIGTERM and its like are handled.
  */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 static void leave(int signal) {
@@ -97,6 +107,51 @@ static void flood(const char *count) {
     }
 }
 
+static void report(const char *name, long result) {
+    printf("%s=%s\n", name, result >= 0 ? "ok" : strerrorname_np(errno));
+}
+
+#ifdef __x86_64__
+/* socket() by the 32-bit socketcall, whose arguments a filter cannot see. */
+static long socketcall32(int family) {
+    unsigned *arguments = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    long result;
+    if (arguments == MAP_FAILED) return -1;
+    arguments[0] = (unsigned)family;
+    arguments[1] = SOCK_SEQPACKET;
+    arguments[2] = 0;
+    __asm__ volatile("int $0x80"
+                     : "=a"(result)
+                     : "a"(102L), "b"(1L), "c"(arguments)
+                     : "memory", "r8", "r9", "r10", "r11");
+    if ((int)result >= 0) return (int)result;
+    errno = -(int)result;
+    return -1;
+}
+#endif
+
+static void probe(void) {
+    report("af_alg", socket(38, SOCK_SEQPACKET, 0));
+    report("af_vsock", socket(40, SOCK_STREAM, 0));
+    report("af_inet", socket(AF_INET, SOCK_STREAM, 0));
+#ifdef __x86_64__
+    report("af_alg_32", socketcall32(38));
+#endif
+    report("mount", mount("none", "/tmp", "tmpfs", 0, NULL));
+    report("unshare_user", unshare(CLONE_NEWUSER));
+    report("keyctl", syscall(SYS_keyctl, 0, -3, 1));
+    report("bpf", syscall(SYS_bpf, 0, NULL, 0));
+    report("open_by_handle_at", syscall(SYS_open_by_handle_at, -1, NULL, 0));
+    report("mknod_disk", mknod("/tmp/disk", S_IFBLK | 0600, makedev(8, 0)));
+    report("open_disk", open("/tmp/disk", O_RDONLY));
+    report("mknod_kmsg", mknod("/tmp/kmsg", S_IFCHR | 0600, makedev(1, 11)));
+    report("open_kmsg", open("/tmp/kmsg", O_RDONLY));
+    report("write_core_pattern", open("/proc/sys/kernel/core_pattern", O_WRONLY));
+    report("write_sysrq", open("/proc/sysrq-trigger", O_WRONLY));
+    report("write_cgroup", mkdir("/sys/fs/cgroup/escape", 0755));
+    report("write_self_exe", open("/proc/1/exe", O_WRONLY));
+}
+
 int main(int argc, char **argv) {
     const char *title = "nginx: master process nginx";
     const char *name = strrchr(argv[0], '/');
@@ -121,6 +176,9 @@ int main(int argc, char **argv) {
         return 0;
     } else if (strcmp(name, "flood") == 0) {
         flood(argc > 1 ? argv[1] : NULL);
+        return 0;
+    } else if (strcmp(name, "probe") == 0) {
+        probe();
         return 0;
     } else if (strcmp(name, "pause") == 0) {
         for (;;) pause();

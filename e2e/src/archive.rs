@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn pax_records_count_themselves() {
-        assert_eq!(pax_record("path", b"a"), b"10 path=a\n");
+        assert_eq!(pax_record("path", b"a"), b"9 path=a\n");
         assert_eq!(pax_record("k", &[b'v'; 94]).len(), 101);
         assert!(pax_record("k", &[b'v'; 94]).starts_with(b"101 k="));
     }

@@ -15,6 +15,8 @@ use crate::process::run;
 /// Everything of one kind, each thing described by a line.
 type Things = BTreeSet<String>;
 
+const DAEMON_DESCRIPTORS: &str = "descriptor of the daemon";
+
 /// What there was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -37,16 +39,25 @@ impl Snapshot {
                 ("nftables line", leases.lines().map(|line| line.trim().to_owned()).collect()),
                 ("cgroup", cgroups()?),
                 ("file", files(node)?),
-                ("descriptor of the daemon", descriptors(node.daemon_pid())?),
+                (DAEMON_DESCRIPTORS, descriptors(node.daemon_pid())?),
                 ("descriptor of the keeper", descriptors(node.keeper_pid())?),
             ],
         })
     }
 
-    /// What is in `self` and was not in `before`, one per line.
+    /// The same with nothing known of the daemon's own process, for one that is restarted: its descriptors
+    /// are not compared, nor is its process.
+    #[must_use]
+    pub fn without_daemon(mut self) -> Snapshot {
+        self.kinds.retain(|(kind, _)| *kind != DAEMON_DESCRIPTORS);
+        self
+    }
+
+    /// What is in `self` and was not in `before`, one per line. Kinds that `before` lacks do not count.
     pub fn added_since(&self, before: &Snapshot) -> String {
         let mut text = String::new();
-        for ((kind, now), (_, then)) in self.kinds.iter().zip(&before.kinds) {
+        for (kind, then) in &before.kinds {
+            let Some((_, now)) = self.kinds.iter().find(|(other, _)| other == kind) else { continue };
             for thing in now.difference(then) {
                 // Writing to a string does not fail.
                 let _ = writeln!(text, "{kind}: {thing}");
@@ -78,7 +89,8 @@ pub fn assert_back_to(before: &Snapshot, node: &Node, patience: Duration) {
     }
 }
 
-/// Processes by command line, and the network namespaces they are in; without this process' own children.
+/// Processes by command line, and the network namespaces they are in; without this process' own
+/// children, which are the node's two and helpers.
 fn processes(node: &Node) -> Result<(Things, Things)> {
     let mut processes = Things::new();
     let mut namespaces = Things::new();
@@ -89,7 +101,7 @@ fn processes(node: &Node) -> Result<(Things, Things)> {
         // Gone already: nothing to tell.
         let Ok(stat) = std::fs::read_to_string(dir.join("stat")) else { continue };
         let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).unwrap_or_default();
-        if parent == std::process::id().to_string() && pid != node.daemon_pid() && pid != node.keeper_pid() {
+        if parent == std::process::id().to_string() || pid == node.daemon_pid() {
             continue;
         }
         let command = std::fs::read(dir.join("cmdline")).unwrap_or_default();

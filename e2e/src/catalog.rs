@@ -23,7 +23,7 @@ pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 pub const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 /// A program that does nothing until told to end.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.9";
-/// Programs of the suites' own: `/usr/bin/flood`, `/usr/bin/pause`, and busybox.
+/// Programs of the suites' own in `/usr/bin`: `flood`, `pause` and `probe`; and busybox.
 pub const APPLIANCE: &str = "registry.k8s.io/berth/appliance:1";
 
 /// The programs that images are made of.
@@ -45,6 +45,11 @@ impl Programs {
         Ok(Programs { busybox: read(busybox)?, applets, appliance: read(&program)? })
     }
 
+    /// The lowest layer of every busybox image, for images of a test's own.
+    pub fn base_layer(&self) -> Result<Layer> {
+        Layer::new(&self.base(), Compression::Gzip, Format::Oci)
+    }
+
     /// What every busybox image is based on.
     fn base(&self) -> Vec<Entry> {
         let mut entries: Vec<Entry> =
@@ -57,8 +62,9 @@ impl Programs {
         entries.push(Entry::file("etc/passwd", PASSWD));
         entries.push(Entry::file("etc/group", GROUP));
         entries.push(Entry::file("bin/busybox", self.busybox.clone()).mode(0o755));
+        // Hard links, as in the well-known image: a mask over one applet must not mask them all.
         for applet in self.applets.iter().filter(|applet| applet.as_str() != "bin/busybox") {
-            entries.push(Entry::symlink(applet, "/bin/busybox"));
+            entries.push(Entry::hardlink(applet, "bin/busybox").mode(0o755));
         }
         entries
     }
@@ -86,8 +92,10 @@ pub fn publish(programs: &Programs, registry: &Registry) -> Result<()> {
     publish_image_specs(registry, programs, &oci, &docker)?;
     let pause = Layer::new(&[programs.appliance("pause")], Compression::Gzip, Format::Docker)?;
     let config = Config { entrypoint: strings(&["/pause"]), ..Config::default() };
-    let image = Image::new(&config, &[pause], Format::Docker);
-    registry.push("pause", &["3.9", "3.10", "3.10.1"], &image)
+    registry.push("pause", &["3.9"], &Image::new(&config, std::slice::from_ref(&pause), Format::Docker))?;
+    // Another image for runtimes that start one of their own: it must not count as a tag of the one above.
+    let config = Config { labels: vec![("for".to_owned(), "sandboxes".to_owned())], ..config };
+    registry.push("pause", &["3.10", "3.10.1", "3.10.2"], &Image::new(&config, &[pause], Format::Docker))
 }
 
 /// An index of two platforms and an attestation, as a registry serves a popular image.
@@ -124,7 +132,7 @@ fn publish_servers(registry: &Registry, programs: &Programs, oci: &Layer, docker
     let hostnet = server("/usr/sbin/hostnet-nginx", Format::Docker, 0o755)?;
     let name = format!("{CRI_TOOLS}/hostnet-nginx-{}", native_architecture());
     registry.push(&name, &["latest"], &hostnet)?;
-    let tools = ["usr/bin/pause", "usr/bin/flood"].map(|path| programs.appliance(path));
+    let tools = ["usr/bin/pause", "usr/bin/flood", "usr/bin/probe"].map(|path| programs.appliance(path));
     let layer = Layer::new(&tools, Compression::Zstd, Format::Oci)?;
     let config = Config { cmd: strings(&["/usr/bin/pause"]), ..Config::default() };
     registry.push("berth/appliance", &["1"], &Image::new(&config, &[oci.clone(), layer], Format::Oci))

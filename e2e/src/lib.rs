@@ -8,8 +8,10 @@
 
 pub mod archive;
 pub mod baseline;
+pub mod canary;
 pub mod catalog;
 mod client;
+pub mod evil;
 pub mod ginkgo;
 pub mod http;
 pub mod image;
