@@ -118,3 +118,53 @@ pub(crate) fn canonical_host(host: &str) -> String {
         _ => host,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basic(user: &str, password: &str) -> Auth {
+        Auth::Basic { username: user.into(), password: Secret::new(password.into()) }
+    }
+
+    #[test]
+    fn fields_become_credentials_in_order_of_strength() {
+        let mut fields = AuthFields::default();
+        assert_eq!(fields.parse(), Ok(None));
+        fields.auth = Secret::new(STANDARD.encode("a:b:c\0\0"));
+        assert_eq!(fields.parse().unwrap().unwrap().auth, basic("a", "b:c"));
+        fields.username = "user".into();
+        fields.password = Secret::new("pass".into());
+        assert_eq!(fields.parse().unwrap().unwrap().auth, basic("user", "pass"));
+        fields.identity_token = Secret::new("i".into());
+        assert_eq!(fields.parse().unwrap().unwrap().auth, Auth::IdentityToken(Secret::new("i".into())));
+        fields.registry_token = Secret::new("r".into());
+        assert_eq!(fields.parse().unwrap().unwrap().auth, Auth::RegistryToken(Secret::new("r".into())));
+        for bad in ["%", "bm9jb2xvbg==", "//4="] {
+            let fields = AuthFields { auth: Secret::new(bad.into()), ..AuthFields::default() };
+            assert!(fields.parse().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn servers_are_hosts_however_they_are_written() {
+        for (address, host) in [
+            ("https://index.docker.io/v1/", Some("docker.io")),
+            ("Registry.Example:5000", Some("registry.example:5000")),
+            ("http://user:pw@r.test/v2/", Some("r.test")),
+            ("r.test/team", Some("r.test")),
+            ("", None),
+            ("https://", None),
+        ] {
+            assert_eq!(server_host(address).as_deref(), host, "{address}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let fields = AuthFields { auth: Secret::new("c2VjcmV0".into()), ..AuthFields::default() };
+        let scoped = ScopedAuth::from(basic("user", "hunter2"));
+        assert!(!format!("{fields:?} {scoped:?}").contains("c2VjcmV0"));
+        assert!(!format!("{scoped:?}").contains("hunter2"));
+    }
+}

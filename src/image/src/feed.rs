@@ -145,7 +145,12 @@ pub(crate) fn write(
                 }
                 return Ok(());
             }
-            None => return Err(Fault::cancelled()),
+            None => {
+                if ingest.offset() == 0 {
+                    ingest.abort()?;
+                }
+                return Err(Fault::cancelled());
+            }
         }
     }
 }

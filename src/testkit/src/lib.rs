@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod registry;
 mod wait;
 
+pub use registry::{Access, Fault, Image, LayerBlob, Misdeed, Registry, Request};
 pub use wait::{wait_for, wait_until};
