@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use oci::{Algorithm, Digest};
@@ -126,7 +127,14 @@ impl Store {
 
     /// Stores bytes that are at hand if they have the digest.
     pub fn put_as(&self, digest: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
-        let mut ingest = self.ingest(&format!("put {digest}"), Some(digest), Some(bytes.len() as u64))?;
+        static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+        if self.stat(digest).is_some() {
+            return Ok(digest.clone());
+        }
+        // Two writers of the same bytes must not wait for each other, so each has a key of its own.
+        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+        let key = format!("put {attempt} of {} {digest}", std::process::id());
+        let mut ingest = self.ingest(&key, Some(digest), Some(bytes.len() as u64))?;
         ingest.truncate(0)?;
         ingest.write_all(bytes)?;
         ingest.commit()

@@ -37,7 +37,7 @@ impl Store {
             return Err(Error::Stale { key: snapshot.key.clone() });
         }
         let context = open_context()?;
-        self.add_layers(&context, &snapshot.layers, options.user_namespace, 0)?;
+        let _layers = self.add_layers(&context, &snapshot.layers, options.user_namespace, 0)?;
         let directory = self.snapshot_path(&snapshot.key);
         if !snapshot.durable {
             self.forget_unsynced(&directory)?;
@@ -67,7 +67,7 @@ impl Store {
         let found = self.image(image).ok_or_else(|| Error::ImageNotFound { name: image.as_str().to_owned() });
         let layers: Vec<Digest> = found?.diff_ids().cloned().collect();
         let context = open_context()?;
-        self.add_layers(&context, &layers, options.user_namespace, 2)?;
+        let _layers = self.add_layers(&context, &layers, options.user_namespace, 2)?;
         let mount = finish(context, Attributes::RDONLY)?;
         let Some(sub_path) = options.sub_path else { return Ok(mount) };
         let failed = Error::io("look into the image at", sub_path);
@@ -81,14 +81,15 @@ impl Store {
     }
 
     /// Adds the layers that can be seen, the topmost first, and empty ones below them if there are fewer than
-    /// `least`: the kernel wants one below an upper directory, and two without.
+    /// `least`: the kernel wants one below an upper directory, and two without. Idmapped copies must stay
+    /// open until the overlay is mounted: closing one dissolves it.
     fn add_layers(
         &self,
         context: &FsContext,
         layers: &[Digest],
         user_namespace: Option<BorrowedFd<'_>>,
         least: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<OwnedFd>, Error> {
         let known = self.visible(layers)?;
         let mut paths: Vec<_> = known.iter().map(|layer| self.layer_path(layer)).collect();
         for empty in ["empty/a", "empty/b"] {
@@ -96,16 +97,18 @@ impl Store {
                 paths.push(self.root().join(empty));
             }
         }
+        let mut copies = Vec::new();
         for path in paths {
             match user_namespace {
                 None => set_directory(context, "lowerdir+", &path)?,
                 Some(namespace) => {
                     let layer = idmapped(&path, namespace)?;
                     set(context, "lowerdir+", Value::Fd(layer.as_fd()))?;
+                    copies.push(layer);
                 }
             }
         }
-        Ok(())
+        Ok(copies)
     }
 
     /// The layers from the topmost down to one that hides everything below it.
