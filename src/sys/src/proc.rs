@@ -13,11 +13,9 @@ mod tests;
 pub use mounts::MountInfo;
 pub use net::{NetDevice, net_devices};
 pub use process::{
-    CgroupEntry, Ulimit, Usage, cgroups, open_files, process_stat, start_time, ulimits, usage, ProcessStat,
+    CgroupEntry, ProcessStat, Ulimit, Usage, cgroups, open_files, process_stat, start_time, ulimits, usage,
 };
-pub use system::{
-    MemoryInfo, boot_time_ns, clock_ticks_per_second, memory_info, online_cpus, ticks_to_ns,
-};
+pub use system::{MemoryInfo, boot_time_ns, clock_ticks_per_second, memory_info, online_cpus, ticks_to_ns};
 
 use std::io;
 

@@ -110,9 +110,7 @@ fn instruction(code: u8, to: u8, from: u8, offset: u16, value: u32) -> u64 {
 
 /// Puts the program for `policy` in the place of those attached to the group `dir` before.
 pub(super) fn attach(dir: &Path, policy: &DevicePolicy) -> Result<(), Error> {
-    let failed = |operation| {
-        move |source| Error::DeviceProgram { operation, path: dir.to_owned(), source }
-    };
+    let failed = |operation| move |source| Error::DeviceProgram { operation, path: dir.to_owned(), source };
     let group = File::open(dir).map_err(failed("open the group of"))?;
     let old = attached(group.as_raw_fd()).map_err(failed("list"))?;
     let everything = policy.allow_by_default && policy.exceptions.is_empty();
@@ -120,8 +118,11 @@ pub(super) fn attach(dir: &Path, policy: &DevicePolicy) -> Result<(), Error> {
         return Ok(());
     }
     let program = load(&v2_device_program(policy)).map_err(failed("load"))?;
-    let mut request =
-        AttachAttr { target: fd_number(&group), program: fd_number(&program), ..AttachAttr::new(ALLOW_MULTI) };
+    let mut request = AttachAttr {
+        target: fd_number(&group),
+        program: fd_number(&program),
+        ..AttachAttr::new(ALLOW_MULTI)
+    };
     if let [only] = old.as_slice() {
         request.flags |= REPLACE;
         request.replace = fd_number(only);

@@ -146,8 +146,10 @@ enum Parsed {
 }
 
 fn parse(rule: &LinuxDeviceCgroup) -> Result<Parsed, Error> {
-    let wrong =
-        |field: &str, value: &dyn fmt::Debug| Error::Invalid { field: field.to_owned(), value: format!("{value:?}") };
+    let wrong = |field: &str, value: &dyn fmt::Debug| Error::Invalid {
+        field: field.to_owned(),
+        value: format!("{value:?}"),
+    };
     let text = rule.access().as_deref().filter(|text| !text.is_empty()).unwrap_or("rwm");
     let access = Access::parse(text).ok_or_else(|| wrong("devices.access", &text))?;
     let number = |field: &str, value: Option<i64>| match value {

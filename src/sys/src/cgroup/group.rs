@@ -285,7 +285,9 @@ fn enable_controllers(mounted: &Unified, dir: &Path) -> Result<(), Error> {
             // One by one: a controller this part of the tree was not given must not keep out the others.
             // What is missing in the end is reported by the limit that needs it.
             match files::write_io(&file, &format!("+{controller}")) {
-                Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP)) => {
+                Err(e)
+                    if !matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP)) =>
+                {
                     let value = format!("+{controller}");
                     return Err(Error::Write { path: file, value, source: e });
                 }

@@ -110,8 +110,7 @@ pub(super) fn page_sizes(dir: &Path, suffix: &str) -> Vec<String> {
         (!size.contains('.')).then(|| size.to_owned())
     };
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut sizes: Vec<String> =
-        entries.filter_map(|entry| size(entry.file_name().to_str()?)).collect();
+    let mut sizes: Vec<String> = entries.filter_map(|entry| size(entry.file_name().to_str()?)).collect();
     sizes.sort_unstable();
     sizes
 }

@@ -25,7 +25,8 @@ pub fn slice_path(slice: &str) -> Result<String, Error> {
     if slice == "-.slice" {
         return Ok(String::new());
     }
-    let name = slice.strip_suffix(".slice").filter(|n| !n.is_empty() && !n.contains('/')).ok_or_else(wrong)?;
+    let name =
+        slice.strip_suffix(".slice").filter(|n| !n.is_empty() && !n.contains('/')).ok_or_else(wrong)?;
     let (mut out, mut prefix) = (String::new(), String::new());
     for part in name.split('-') {
         if part.is_empty() {

@@ -103,9 +103,8 @@ pub(super) fn cpu_is_unset(cpu: &LinuxCpu) -> bool {
 }
 
 pub(super) fn cpu(plan: &mut Plan, dir: &Path, cpu: &LinuxCpu) -> Result<(), Error> {
-    let mut put = |field: &str, file: &str, value: String| {
-        plan.push(Controller::Cpu, field, dir.join(file), value)
-    };
+    let mut put =
+        |field: &str, file: &str, value: String| plan.push(Controller::Cpu, field, dir.join(file), value);
     if let Some(period) = set(cpu.realtime_period()) {
         put("cpu.realtimePeriod", "cpu.rt_period_us", period.to_string())?;
     }

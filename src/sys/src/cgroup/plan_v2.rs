@@ -67,9 +67,8 @@ pub(super) fn cpu(plan: &mut Plan, dir: &Path, cpu: &LinuxCpu) -> Result<(), Err
             return Err(Error::Unsupported { controller: "cpu", field: field.to_owned() });
         }
     }
-    let mut put = |field: &str, file: &str, value: String| {
-        plan.push(Controller::Cpu, field, dir.join(file), value)
-    };
+    let mut put =
+        |field: &str, file: &str, value: String| plan.push(Controller::Cpu, field, dir.join(file), value);
     if let Some(idle) = cpu.idle() {
         put("cpu.idle", "cpu.idle", idle.to_string())?;
     }
@@ -144,7 +143,11 @@ fn as_float(value: u64) -> f64 {
     value as f64
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and at most MAX_SHARES")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "positive and at most MAX_SHARES"
+)]
 fn as_integer(value: f64) -> u64 {
     value as u64
 }

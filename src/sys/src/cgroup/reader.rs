@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::files;
 use super::group::{Cgroup, Place, is_gone};
 use super::layout::Controller;
 use super::limits::{page_sizes, parse};
 use super::stats::{Cpu, Device, Hugetlb, Io, Memory, Pids, Pressure, PressureLine, Pressures, Stats};
-use super::files;
 
 /// Room for the largest of the files to begin with.
 const BUFFER_BYTES: usize = 8 << 10;
@@ -49,7 +49,15 @@ enum MemoryFiles {
         stat: Source,
         oom: Source,
     },
-    V2 { usage: Source, max: Source, limit: Source, swap: Source, swap_limit: Source, stat: Source, events: Source },
+    V2 {
+        usage: Source,
+        max: Source,
+        limit: Source,
+        swap: Source,
+        swap_limit: Source,
+        stat: Source,
+        events: Source,
+    },
 }
 
 #[derive(Debug)]
@@ -97,10 +105,9 @@ impl Reader {
             cpu: self.cpu.as_ref().map(|files| files.read(buffer)).transpose()?,
             memory: self.memory.as_ref().map(|files| files.read(buffer)).transpose()?,
             pids: match &self.pids {
-                Some([current, limit]) => Some(Pids {
-                    current: current.number(buffer)?.unwrap_or(0),
-                    limit: limit.limit(buffer)?,
-                }),
+                Some([current, limit]) => {
+                    Some(Pids { current: current.number(buffer)?.unwrap_or(0), limit: limit.limit(buffer)? })
+                }
                 None => None,
             },
             io: self.io.as_ref().map(|files| files.read(buffer)).transpose()?,
@@ -204,7 +211,8 @@ fn io_files(place: Place<'_>) -> IoFiles {
     }
     let open = |name: &str| {
         let recursive = format!("blkio.throttle.{name}_recursive");
-        let file = if files::is_there(&dir.join(&recursive)) { recursive } else { format!("blkio.throttle.{name}") };
+        let file =
+            if files::is_there(&dir.join(&recursive)) { recursive } else { format!("blkio.throttle.{name}") };
         Source::open(dir, &file)
     };
     IoFiles::V1 { bytes: open("io_service_bytes"), operations: open("io_serviced") }

@@ -179,9 +179,7 @@ fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 /// The process is gone, or the file has an unknown shape.
 pub fn cgroups(proc_root: &Path, pid: u32) -> io::Result<Vec<CgroupEntry>> {
     let text = std::fs::read_to_string(directory(proc_root, pid).join("cgroup"))?;
-    text.lines()
-        .map(|line| parse_cgroup(line).ok_or_else(|| malformed("line of cgroup", line)))
-        .collect()
+    text.lines().map(|line| parse_cgroup(line).ok_or_else(|| malformed("line of cgroup", line))).collect()
 }
 
 fn parse_cgroup(line: &str) -> Option<CgroupEntry> {

@@ -51,7 +51,8 @@ pub fn memory_info(proc_root: &Path) -> io::Result<MemoryInfo> {
 /// The file cannot be read or names none.
 pub fn online_cpus(proc_root: &Path) -> io::Result<u32> {
     let text = std::fs::read_to_string(proc_root.join("stat"))?;
-    let numbered = |line: &&str| line.strip_prefix("cpu").is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit()));
+    let numbered =
+        |line: &&str| line.strip_prefix("cpu").is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit()));
     match u32::try_from(text.lines().filter(numbered).count()) {
         Ok(0) | Err(_) => Err(malformed("system statistics", text.lines().next().unwrap_or_default())),
         Ok(count) => Ok(count),

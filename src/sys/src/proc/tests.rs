@@ -63,7 +63,8 @@ fn odd_names_in_a_temporary_root() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("7");
     std::fs::create_dir_all(dir.join("net")).unwrap();
-    std::fs::write(dir.join("stat"), "7 (a) b (c) R 1 7 9 0 -1 4 0 0 0 0 11 12 0 0 20 0 3 0 999 0 0").unwrap();
+    std::fs::write(dir.join("stat"), "7 (a) b (c) R 1 7 9 0 -1 4 0 0 0 0 11 12 0 0 20 0 3 0 999 0 0")
+        .unwrap();
     let stat = process_stat(root.path(), 7).unwrap();
     assert_eq!(stat.command, "a) b (c");
     assert_eq!((stat.state, stat.parent, stat.session), ('R', 1, 9));

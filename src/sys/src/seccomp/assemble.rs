@@ -112,8 +112,7 @@ impl Assembler {
     }
 
     fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) -> At {
-        let word =
-            u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32;
+        let word = u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32;
         self.code.push(word);
         At(self.code.len() - 1)
     }

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use oci_spec::runtime::{
-    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
-    LinuxSyscall, LinuxSyscallBuilder,
+    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSyscall,
+    LinuxSyscallBuilder,
 };
 use serde::Deserialize;
 
@@ -144,12 +144,7 @@ impl Profile {
     ///
     /// # Errors
     /// An entry cannot be expressed.
-    pub fn resolve(
-        &self,
-        caps: &[&str],
-        kernel: KernelVersion,
-        arch: Arch,
-    ) -> Result<LinuxSeccomp, Error> {
+    pub fn resolve(&self, caps: &[&str], kernel: KernelVersion, arch: Arch) -> Result<LinuxSeccomp, Error> {
         let context = Context { caps, kernel, arch };
         let mut resolved = LinuxSeccomp::default();
         resolved
