@@ -60,6 +60,28 @@ find_go() {
     command -v go >/dev/null || die "go is not installed" "the test tools are Go programs: install Go 1.26 or newer"
 }
 
+# build_programs: builds berth, berth-keeper and berth-runtime (release) into $BERTH_BIN_DIR. The keeper and
+# the runtime are static: they are started where no library may be trusted. The daemon resolves host names
+# and so keeps the C library's resolver.
+build_programs() {
+    local host program
+    find_cargo
+    need_packages cc=gcc
+    host="$(rustc -vV | sed -n 's/^host: //p')"
+    (
+        cd "$ROOT"
+        cargo build --release --bins -p daemon
+        RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
+            cargo build --release --bins -p keeper -p runtime --target "$host"
+    )
+    export BERTH_BIN_DIR="$CARGO_TARGET_DIR/berth"
+    mkdir -p "$BERTH_BIN_DIR"
+    # Installed, not linked: a program that runs is replaced, never written to.
+    for program in "release/berth" "$host/release/berth-keeper" "$host/release/berth-runtime"; do
+        install -C -m 0755 "$CARGO_TARGET_DIR/$program" "$BERTH_BIN_DIR/"
+    done
+}
+
 # isolated COMMAND…: runs it in namespaces of its own, so that what the daemon does to mounts, links,
 # nftables, System V IPC and the host name does not reach this machine, and nothing it starts outlives it.
 isolated() {

@@ -57,11 +57,11 @@ impl Lab {
     pub fn binary(name: &str) -> Result<PathBuf> {
         let dir = match std::env::var_os("BERTH_BIN_DIR") {
             Some(dir) => PathBuf::from(dir),
-            None => target().join("release"),
+            None => target().join("berth"),
         };
         let path = dir.join(name);
         if !path.try_exists()? {
-            bail!("{} is not built: cargo build --release -p daemon -p keeper -p runtime", path.display());
+            bail!("{} is not built: hack/e2e builds it", path.display());
         }
         Ok(path)
     }

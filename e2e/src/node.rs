@@ -47,12 +47,15 @@ impl Node {
         if let Some(registry) = registry {
             registry.write_hosts(&hosts)?;
         }
-        let mut config = String::new();
+        let mut config = String::from("[keeper]\nstart = false\n");
         writeln!(config, "[registry]\nconfig_path = {:?}", hosts.display().to_string())?;
         config.push_str(&options.config);
         std::fs::write(dir.join("config.toml"), config).context("write the configuration")?;
         let socket = state.join("cri.sock");
         let keeper = start_keeper(&dir, &state)?;
+        crate::wait::wait_until("the keeper to listen", Duration::from_secs(10), || {
+            std::os::unix::net::UnixStream::connect(state.join("keeper.sock")).is_ok()
+        });
         let daemon = start_daemon(&dir, &state, &socket)?;
         let client = Client::connect(&socket)?;
         let mut node = Node { dir, state, socket, keeper, daemon, client };
