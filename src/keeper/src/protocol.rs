@@ -60,7 +60,8 @@ pub enum Request {
     /// Runs one more process in a container. Reply: [`Reply::Started`].
     Exec(Box<Exec>),
     /// Streams a container's output to the two fds attached (stdout, stderr) as well as to its log, from
-    /// now on. The other end closing ends it; a slow reader is cut off, never waited for. Reply: [`Reply::Done`].
+    /// now on. The other end closing ends it. A reader that takes nothing for two seconds is cut off; until
+    /// then the container's output waits for it. The output ending closes the fds. Reply: [`Reply::Done`].
     Attach {
         /// Container id.
         id: String,
@@ -83,6 +84,10 @@ pub enum Request {
     },
     /// Ends the keeper, if it holds nothing that runs. Reply: [`Reply::Done`], else a failure.
     Shutdown,
+    /// Makes the keeper execute its binary anew, which may be a newer one by now; everything it holds stays.
+    /// Reply: [`Reply::Done`], after which the connection ends and the client connects again; a failure while
+    /// something is being started.
+    Upgrade,
 }
 
 /// Which namespaces a sandbox needs.

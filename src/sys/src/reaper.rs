@@ -1,6 +1,7 @@
 //! Being the parent of other processes' orphans: subreaper, the queue of dead children, limits.
 
 use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use crate::pidfd::WaitStatus;
 
@@ -37,6 +38,35 @@ pub fn set_oom_score_adj(value: i32) -> io::Result<()> {
         .write(true)
         .open("/proc/self/oom_score_adj")?
         .write_all(value.to_string().as_bytes())
+}
+
+/// Takes ownership of a descriptor that the program executed before this one left open, and marks it
+/// close-on-exec. Each number may be inherited once.
+pub fn inherit(number: i32) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a standard stream is not inherited"));
+    }
+    // SAFETY: asking for the flags of any number is harmless; it fails if nothing is open there.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, was left by the previous program for this one, and this program gives
+    // its number to nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    crate::pipe::set_cloexec(fd.as_fd(), true)?;
+    Ok(fd)
+}
+
+/// Sets whether descriptors stay open when this process executes another program.
+pub fn keep_across_exec(numbers: &[i32], keep: bool) -> io::Result<()> {
+    for number in numbers {
+        // SAFETY: changes a flag of a descriptor; fails if nothing is open under the number.
+        let result = unsafe { libc::fcntl(*number, libc::F_SETFD, if keep { 0 } else { libc::FD_CLOEXEC }) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Own effective user id.

@@ -191,7 +191,6 @@ impl Pump {
     /// Carries out commands; true when one says to stop.
     fn obey(&mut self) -> bool {
         self.inbox.waker.drain();
-        let mut stop = false;
         for command in self.inbox.take() {
             match command {
                 Command::Add(output) => self.add(*output),
@@ -206,10 +205,9 @@ impl Pump {
                     self.outbox.put(Note::Done { ticket, result });
                 }
                 Command::Remove { key } => self.remove(key),
-                Command::Stop => stop = true,
             }
         }
-        stop
+        self.inbox.stop.load(std::sync::atomic::Ordering::Acquire)
     }
 
     fn add(&mut self, output: Output) {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -38,8 +38,6 @@ pub(crate) enum Command {
     Attach { key: u64, fds: Vec<OwnedFd>, ticket: u64 },
     /// Forget the container.
     Remove { key: u64 },
-    /// Return everything.
-    Stop,
 }
 
 /// What the keeper's loop is told.
@@ -59,6 +57,8 @@ pub(crate) enum Note {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     commands: Mutex<VecDeque<Command>>,
+    /// Whether the pump is to return what it holds.
+    pub(crate) stop: AtomicBool,
     /// Wakes the pump.
     pub(crate) waker: Waker,
 }
@@ -182,8 +182,26 @@ impl Pumps {
     /// Tells all pumps to stop; [`Pumps::collect`] gets what they hold.
     pub(crate) fn stop(&self) {
         for pump in &self.pumps {
-            // Stop is never refused.
-            let _ = pump.inbox.put(Command::Stop);
+            pump.inbox.stop.store(true, Ordering::Release);
+            pump.inbox.waker.wake();
+        }
+    }
+
+    /// Takes [`Pumps::stop`] back. Those that have stopped already are started again with what they held.
+    pub(crate) fn go_on(&mut self) {
+        for pump in &self.pumps {
+            pump.inbox.stop.store(false, Ordering::Release);
+        }
+        for pump in &mut self.pumps {
+            if pump.thread.is_finished()
+                && let Ok(thread) = start_pump(&pump.inbox, &self.outbox)
+            {
+                let stopped = std::mem::replace(&mut pump.thread, thread);
+                for output in stopped.join().ok().and_then(Result::ok).unwrap_or_default() {
+                    // Add is never refused.
+                    let _ = pump.inbox.put(Command::Add(Box::new(output)));
+                }
+            }
         }
     }
 
@@ -212,7 +230,6 @@ impl Pumps {
                         let result = Err(io::Error::other("the keeper is being upgraded; try again"));
                         self.outbox.put(Note::Done { ticket, result });
                     }
-                    Command::Stop => {}
                 }
             }
         }
@@ -224,10 +241,9 @@ impl Pumps {
             return Ok(PumpId(*at));
         }
         let at = if self.pumps.len() < MOST_PUMPS {
-            let inbox = Arc::new(Inbox { commands: Mutex::default(), waker: Waker::new()? });
-            let (for_thread, outbox) = (Arc::clone(&inbox), Arc::clone(&self.outbox));
-            let builder = std::thread::Builder::new().name("log-pump".into()).stack_size(STACK_BYTES);
-            let thread = builder.spawn(move || Pump::run(for_thread, outbox))?;
+            let (commands, stop) = (Mutex::default(), AtomicBool::new(false));
+            let inbox = Arc::new(Inbox { commands, stop, waker: Waker::new()? });
+            let thread = start_pump(&inbox, &self.outbox)?;
             self.pumps.push(Handle { inbox, thread });
             self.pumps.len() - 1
         } else {
@@ -236,4 +252,10 @@ impl Pumps {
         self.by_device.insert(device, at);
         Ok(PumpId(at))
     }
+}
+
+fn start_pump(inbox: &Arc<Inbox>, outbox: &Arc<Outbox>) -> io::Result<JoinHandle<io::Result<Vec<Output>>>> {
+    let (inbox, outbox) = (Arc::clone(inbox), Arc::clone(outbox));
+    let builder = std::thread::Builder::new().name("log-pump".into()).stack_size(STACK_BYTES);
+    builder.spawn(move || Pump::run(inbox, outbox))
 }

@@ -1,0 +1,4 @@
+//! The keeper as a process, on a real kernel, as root.
+
+mod external;
+mod harness;
