@@ -247,7 +247,12 @@ impl Request<'_> {
         let given = self.attachment.capabilities;
         let from_conf = plugin.conf().get("args").and_then(|a| a.get("cni"));
         let mac_arg = from_conf.and_then(|a| a.get("mac")).and_then(Value::as_str);
-        let mac = given.mac.as_deref().filter(|_| plugin.has_capability("mac")).or(self.argument("MAC")).or(mac_arg);
+        let mac = given
+            .mac
+            .as_deref()
+            .filter(|_| plugin.has_capability("mac"))
+            .or(self.argument("MAC"))
+            .or(mac_arg);
         if let Some(text) = mac.filter(|m| !m.is_empty()) {
             let invalid = |()| Error::Request { what: "hardware address", text: text.to_owned() };
             self.mac = Some(text.parse().map_err(invalid)?);
@@ -315,7 +320,12 @@ impl Chain<'_> {
         })
     }
 
-    fn execute(&self, record: &Record, plugin: &Plugin, program: &PluginType) -> Result<Option<Value>, Error> {
+    fn execute(
+        &self,
+        record: &Record,
+        plugin: &Plugin,
+        program: &PluginType,
+    ) -> Result<Option<Value>, Error> {
         let conflist = self.attachment.conflist;
         let config = calls::config(conflist, plugin, record, self.previous.as_ref());
         let environment = calls::environment(record, &self.netns_name);
@@ -360,9 +370,11 @@ impl Chain<'_> {
             None | Some(Ipam::None) => Attached::default(),
             Some(Ipam::HostLocal(ipam)) => local_addressing(record, ipam),
             Some(Ipam::Foreign(kind)) => {
-                let program = PluginType::parse(kind).map_err(|text| Error::Request { what: "ipam", text })?;
+                let program =
+                    PluginType::parse(kind).map_err(|text| Error::Request { what: "ipam", text })?;
                 let answer = self.execute(record, plugin, &program)?.unwrap_or_default();
-                Attached::from_value(&answer).map_err(|e| Error::Request { what: "result of ipam plugin", text: e.to_string() })?
+                Attached::from_value(&answer)
+                    .map_err(|e| Error::Request { what: "result of ipam plugin", text: e.to_string() })?
             }
         };
         if attached.dns.is_empty() {

@@ -14,7 +14,12 @@ pub(crate) fn bare_config(conflist: &Conflist, plugin: &Plugin) -> Value {
 }
 
 /// The configuration of a plugin for one attachment.
-pub(crate) fn config(conflist: &Conflist, plugin: &Plugin, record: &Record, previous: Option<&Value>) -> Value {
+pub(crate) fn config(
+    conflist: &Conflist,
+    plugin: &Plugin,
+    record: &Record,
+    previous: Option<&Value>,
+) -> Value {
     let mut conf = bare_config(conflist, plugin);
     let runtime = runtime_config(plugin, record);
     if !runtime.is_empty() {

@@ -15,8 +15,8 @@ use crate::conflist::{Conflist, Plugin, PluginType, Version};
 use crate::error::Error;
 use crate::exec::{Call, Verb};
 use crate::network::{GcReport, Network};
-use crate::plugins::bridge::{Ipam, Plan, open_route};
 use crate::plugins::Builtin;
+use crate::plugins::bridge::{Ipam, Plan, open_route};
 use crate::record::{Key, Record, Stage};
 use crate::result::Attached;
 
@@ -57,8 +57,7 @@ impl Network {
     fn finish(&self, record: &Record, mut errors: Vec<Error>) -> Result<(), Vec<Error>> {
         let key = record.key();
         let mut state = self.state();
-        let written =
-            if errors.is_empty() { self.store.remove(&key) } else { self.store.save(record) };
+        let written = if errors.is_empty() { self.store.remove(&key) } else { self.store.save(record) };
         if let Err(error) = written {
             errors.push(error);
         }
@@ -91,7 +90,8 @@ impl Network {
             None => plugin.kind(),
             Some(Builtin::Bridge(conf)) => match &conf.ipam {
                 Some(Ipam::Foreign(kind)) => {
-                    foreign_ipam = PluginType::parse(kind).map_err(|text| Error::Request { what: "ipam", text })?;
+                    foreign_ipam =
+                        PluginType::parse(kind).map_err(|text| Error::Request { what: "ipam", text })?;
                     &foreign_ipam
                 }
                 Some(Ipam::HostLocal(_) | Ipam::None) | None => return Ok(()),
@@ -121,7 +121,8 @@ impl Network {
         netns: BorrowedFd<'_>,
         netns_path: Option<&Path>,
     ) -> Result<(), Error> {
-        let problem = |problem: String| Error::Check { sandbox: sandbox.clone(), ifname: ifname.to_owned(), problem };
+        let problem =
+            |problem: String| Error::Check { sandbox: sandbox.clone(), ifname: ifname.to_owned(), problem };
         let key = Key(sandbox.clone(), ifname.to_owned());
         let record = self.state().records.get(&key).cloned();
         let record = record
@@ -200,7 +201,9 @@ impl Network {
         let links = route.links().map_err(Error::kernel("list links of", &*self.link_prefix))?;
         let known: HashSet<String> = self.records().into_iter().filter_map(|r| r.host_link).collect();
         let is_stray = |name: &&String| {
-            name.len() == self.link_prefix.len() + 8 && name.starts_with(&self.link_prefix) && !known.contains(*name)
+            name.len() == self.link_prefix.len() + 8
+                && name.starts_with(&self.link_prefix)
+                && !known.contains(*name)
         };
         let mut batch = Batch::new();
         let mut count = 0;

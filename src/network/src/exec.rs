@@ -142,7 +142,12 @@ impl Executor {
 }
 
 /// Reads both outputs until the process has ended and they are closed, or a limit is reached.
-fn collect(child: &mut Child, deadline: Instant, timeout: Duration, output: &mut Output) -> Result<(), PluginFailure> {
+fn collect(
+    child: &mut Child,
+    deadline: Instant,
+    timeout: Duration,
+    output: &mut Output,
+) -> Result<(), PluginFailure> {
     let spawn_failure = |source| PluginFailure::Spawn { source };
     let pidfd = sys::pidfd::open(child.id()).map_err(spawn_failure)?;
     let mut stdout = child.stdout.take();

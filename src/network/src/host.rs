@@ -33,7 +33,11 @@ fn read_sysctl(key: &str) -> Option<String> {
 /// Turns forwarding on, as a gateway needs it.
 pub(crate) fn enable_forwarding(is_ipv6: bool) -> Result<(), Error> {
     if !is_ipv6 {
-        return if read_sysctl("ipv4/ip_forward").as_deref() == Some("1") { Ok(()) } else { sysctl("ipv4/ip_forward", "1") };
+        return if read_sysctl("ipv4/ip_forward").as_deref() == Some("1") {
+            Ok(())
+        } else {
+            sysctl("ipv4/ip_forward", "1")
+        };
     }
     if read_sysctl("ipv6/conf/all/forwarding").as_deref() == Some("1") {
         return Ok(());

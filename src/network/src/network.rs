@@ -167,7 +167,8 @@ impl Network {
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         let mut conflists: Vec<Arc<Conflist>> = good.into_iter().map(Arc::new).collect();
         for old in &loaded.conflists {
-            let is_broken_now = old.source().is_some() && problems.iter().any(|p| p.path.as_deref() == old.source());
+            let is_broken_now =
+                old.source().is_some() && problems.iter().any(|p| p.path.as_deref() == old.source());
             if is_broken_now && !conflists.iter().any(|c| c.name() == old.name()) {
                 conflists.push(Arc::clone(old));
             }
@@ -208,7 +209,9 @@ impl Network {
     pub fn status(&self, conflist: &Conflist) -> Result<(), NotReady> {
         let not_ready = |problem: String| NotReady::Plugin { network: conflist.name().to_owned(), problem };
         for plugin in conflist.plugins().iter().filter(|p| self.builtin(p).is_none()) {
-            self.executor.find(plugin.kind()).map_err(|e| not_ready(format!("plugin {}: {e}", plugin.kind())))?;
+            self.executor
+                .find(plugin.kind())
+                .map_err(|e| not_ready(format!("plugin {}: {e}", plugin.kind())))?;
             if conflist.version() < Version::V1_1_0 {
                 continue;
             }
@@ -272,7 +275,8 @@ impl Network {
 
     /// The network that exists when nothing is configured.
     fn built_in(&self) -> Result<Conflist, Error> {
-        let subnets = std::iter::once(self.options.subnet.to_string()).chain(self.options.subnet6.map(|s| s.to_string()));
+        let subnets = std::iter::once(self.options.subnet.to_string())
+            .chain(self.options.subnet6.map(|s| s.to_string()));
         let ranges: Vec<_> = subnets.map(|subnet| json!([{ "subnet": subnet }])).collect();
         let text = json!({
             "cniVersion": "1.1.0",

@@ -150,7 +150,9 @@ impl Store {
             }
             let bytes = std::fs::read(&path).map_err(Error::state("read", &path))?;
             match serde_json::from_slice::<Record>(&bytes) {
-                Ok(record) if record.format == FORMAT && self.path(&record.key()) == path => records.push(record),
+                Ok(record) if record.format == FORMAT && self.path(&record.key()) == path => {
+                    records.push(record)
+                }
                 Ok(_) => self.set_aside(&path, "of another format or name"),
                 Err(error) => self.set_aside(&path, &error.to_string()),
             }
@@ -166,7 +168,8 @@ impl Store {
 
     pub(crate) fn save(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.key());
-        let bytes = serde_json::to_vec(record).map_err(io::Error::other).map_err(Error::state("encode", &path))?;
+        let bytes =
+            serde_json::to_vec(record).map_err(io::Error::other).map_err(Error::state("encode", &path))?;
         sys::fs::write_volatile(&path, &bytes, 0o600).map_err(Error::state("write", &path))
     }
 

@@ -35,11 +35,18 @@ pub(crate) struct Tables {
     gate: RwLock<()>,
     /// Elements that belong to links, not to a sandbox; they stay until the next start.
     of_links: Mutex<Elements>,
+    /// Kept open, because closing a socket waits for deletions to be freed.
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Tables {
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), gate: RwLock::new(()), of_links: Mutex::default() }
+        Self {
+            name: name.to_owned(),
+            gate: RwLock::new(()),
+            of_links: Mutex::default(),
+            connection: Mutex::default(),
+        }
     }
 
     /// Adds what a record needs. If the table was flushed or holds something else, it is rebuilt.
@@ -56,8 +63,7 @@ impl Tables {
                 let elements: Vec<_> = elements.iter().cloned().collect();
                 batch.add_elements(layout::family_of(set), &self.name, set, &elements);
             }
-            let mut connection = self.connect()?;
-            connection.commit(&batch).is_err()
+            self.with(|connection| Ok(connection.commit(&batch).is_err()))?
         };
         if failed { self.rebuild(&all) } else { Ok(()) }
     }
@@ -75,49 +81,65 @@ impl Tables {
         if batch.is_empty() {
             return Ok(());
         }
-        self.connect()?.commit_deletions(batch).map_err(|e| self.failed(e))
+        self.with(|connection| connection.commit_deletions(batch).map_err(|e| self.failed(e)))
     }
 
     /// Makes the tables anew, in one transaction.
     pub(crate) fn rebuild(&self, all: &impl Fn() -> Vec<Record>) -> Result<(), Error> {
         let _exclusive = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let wanted = self.wanted(&all());
-        let mut connection = self.connect()?;
-        self.write(&mut connection, &wanted)
+        self.with(|connection| self.write(connection, &wanted))
     }
 
     /// Rebuilds the tables if they are not as they should be; whether that was so.
     pub(crate) fn repair(&self, all: &impl Fn() -> Vec<Record>) -> Result<bool, Error> {
         let _exclusive = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let wanted = self.wanted(&all());
-        let mut connection = self.connect()?;
-        if self.is_intact(&mut connection, &wanted).map_err(Error::kernel("read nftables table", &*self.name))? {
-            return Ok(false);
-        }
-        self.write(&mut connection, &wanted)?;
-        Ok(true)
+        self.with(|connection| {
+            let intact = self.is_intact(connection, &wanted);
+            if intact.map_err(Error::kernel("read nftables table", &*self.name))? {
+                return Ok(false);
+            }
+            self.write(connection, &wanted)?;
+            Ok(true)
+        })
     }
 
     /// Elements of a record that are not in the tables.
     pub(crate) fn missing(&self, record: &Record) -> Result<usize, Error> {
-        let mut connection = self.connect()?;
         let mut missing = 0;
         for (set, wanted) in elements_of(record) {
-            let found = connection
-                .elements(layout::family_of(set), &self.name, set)
-                .map_err(Error::kernel("read nftables set", set))?
-                .unwrap_or_default();
-            missing += wanted.iter().filter(|w| !found.iter().any(|f| f.key == w.key && f.data == w.data)).count();
+            let found = self.with(|connection| {
+                let found = connection.elements(layout::family_of(set), &self.name, set);
+                found.map_err(Error::kernel("read nftables set", set))
+            })?;
+            let found = found.unwrap_or_default();
+            missing +=
+                wanted.iter().filter(|w| !found.iter().any(|f| f.key == w.key && f.data == w.data)).count();
         }
         Ok(missing)
     }
 
-    fn connect(&self) -> Result<Connection, Error> {
-        Connection::open().map_err(Error::kernel("open nftables socket for table", &*self.name))
+    /// Works with the connection, which is opened when it is first needed and after an error.
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
+        let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => {
+                Connection::open().map_err(Error::kernel("open nftables socket for table", &*self.name))?
+            }
+        };
+        let answer = work(&mut connection)?;
+        *slot = Some(connection);
+        Ok(answer)
     }
 
     fn failed(&self, error: sys::nft::Error) -> Error {
-        Error::Kernel { operation: "change nftables table", object: format!("{}: {error}", self.name), source: error.source }
+        Error::Kernel {
+            operation: "change nftables table",
+            object: format!("{}: {error}", self.name),
+            source: error.source,
+        }
     }
 
     fn remember_links(&self, elements: &Elements) {
@@ -164,7 +186,9 @@ impl Tables {
             if set.family == Family::Bridge && expected.is_none() {
                 continue;
             }
-            let Some(found) = connection.elements(set.family, &self.name, set.name)? else { return Ok(false) };
+            let Some(found) = connection.elements(set.family, &self.name, set.name)? else {
+                return Ok(false);
+            };
             let found: BTreeSet<_> = found.into_iter().map(|e| (e.key, e.data)).collect();
             let expected: BTreeSet<_> =
                 expected.into_iter().flatten().map(|e| (e.key.clone(), e.data.clone())).collect();

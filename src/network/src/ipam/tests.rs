@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 
 fn set(subnets: &[&str]) -> RangeSet {
-    let range = |s: &&str| IpRange { subnet: s.parse().unwrap(), range_start: None, range_end: None, gateway: None };
+    let range =
+        |s: &&str| IpRange { subnet: s.parse().unwrap(), range_start: None, range_end: None, gateway: None };
     RangeSet::new(&subnets.iter().map(range).collect::<Vec<_>>()).unwrap()
 }
 
@@ -15,7 +16,7 @@ fn set(subnets: &[&str]) -> RangeSet {
 fn a_small_network_is_used_up_round_robin() {
     let sets = [set(&["10.0.0.0/29"])];
     let mut pool = Pool::default();
-    let mut next = |pool: &mut Pool| pool.allocate(&sets, &[], "a").map(|l| l[0].address.to_string());
+    let next = |pool: &mut Pool| pool.allocate(&sets, &[], "a").map(|l| l[0].address.to_string());
     let all: Vec<_> = std::iter::from_fn(|| next(&mut pool).ok()).collect();
     assert_eq!(all, ["10.0.0.2/29", "10.0.0.3/29", "10.0.0.4/29", "10.0.0.5/29", "10.0.0.6/29"]);
     assert_eq!(next(&mut pool), Err(Refused::Exhausted("10.0.0.1-10.0.0.6 of 10.0.0.0/29".to_owned())));
@@ -35,8 +36,14 @@ fn requests_are_honoured_or_refused() {
     assert_eq!(leases[0].address.to_string(), "10.0.0.77/24");
     assert_eq!(leases[1].address.to_string(), "fd00::2/64");
     assert_eq!(leases[1].gateway, Some(ip("fd00::1")));
-    assert_eq!(pool.allocate(&sets, &[ip("10.0.0.77")], "b"), Err(Refused::Taken(ip("10.0.0.77"), "a".into())));
-    assert_eq!(pool.allocate(&sets, &[ip("10.0.0.1")], "b"), Err(Refused::Taken(ip("10.0.0.1"), "the gateway".into())));
+    assert_eq!(
+        pool.allocate(&sets, &[ip("10.0.0.77")], "b"),
+        Err(Refused::Taken(ip("10.0.0.77"), "a".into()))
+    );
+    assert_eq!(
+        pool.allocate(&sets, &[ip("10.0.0.1")], "b"),
+        Err(Refused::Taken(ip("10.0.0.1"), "the gateway".into()))
+    );
     assert_eq!(pool.allocate(&sets, &[ip("10.9.0.1")], "b"), Err(Refused::Outside(ip("10.9.0.1"))));
 }
 
@@ -44,7 +51,12 @@ fn requests_are_honoured_or_refused() {
 fn wrong_ranges_are_refused_with_a_reason() {
     let check = |subnet: &str, start: Option<&str>, end: Option<&str>, expected: &str| {
         let ip = |t: Option<&str>| t.map(|t| t.parse().unwrap());
-        let conf = IpRange { subnet: subnet.parse().unwrap(), range_start: ip(start), range_end: ip(end), gateway: None };
+        let conf = IpRange {
+            subnet: subnet.parse().unwrap(),
+            range_start: ip(start),
+            range_end: ip(end),
+            gateway: None,
+        };
         let error = Range::new(&conf).unwrap_err();
         assert!(error.contains(expected), "{error}");
     };

@@ -97,7 +97,8 @@ impl Conf {
                         set exec_builtin to run the bridge program instead"
                 .to_owned());
         }
-        crate::host::check_ifname(&self.bridge).map_err(|()| format!("invalid bridge name {:?}", self.bridge))?;
+        crate::host::check_ifname(&self.bridge)
+            .map_err(|()| format!("invalid bridge name {:?}", self.bridge))?;
         if let Some(Ipam::HostLocal(ipam)) = &self.ipam {
             ipam.validate().map_err(|p| format!("ipam: {p}"))?;
         }
@@ -197,7 +198,8 @@ impl Plan<'_> {
     fn configure_inside(&self) -> Result<Link, Error> {
         let mut route = open_route()?;
         let link = route.link(self.ifname).map_err(Error::kernel("read link", self.ifname))?;
-        let link = link.ok_or_else(|| Error::kernel("find link", self.ifname)(std::io::ErrorKind::NotFound.into()))?;
+        let link =
+            link.ok_or_else(|| Error::kernel("find link", self.ifname)(std::io::ErrorKind::NotFound.into()))?;
         self.set_sysctls()?;
         route.apply(self.inside_batch(link.index))?;
         Ok(link)
@@ -328,16 +330,21 @@ fn ensure_link(route: &mut sys::netlink::Route, conf: &Conf) -> Result<Link, Err
         Some(link) => link,
         None => {
             let mut batch = Batch::new();
-            let mut mac = sys::fs::random_bytes::<6>().map_err(Error::kernel("make hardware address of", name))?;
+            let mut mac =
+                sys::fs::random_bytes::<6>().map_err(Error::kernel("make hardware address of", name))?;
             mac[0] = (mac[0] & 0xfc) | 2;
             batch.bridge(name, Mac(mac), (conf.mtu > 0).then_some(conf.mtu));
             route.apply(batch)?;
-            read(route)?.ok_or_else(|| Error::kernel("find link", name)(std::io::ErrorKind::NotFound.into()))?
+            read(route)?
+                .ok_or_else(|| Error::kernel("find link", name)(std::io::ErrorKind::NotFound.into()))?
         }
     };
     if link.kind != "bridge" {
         let kind = if link.kind.is_empty() { "a device" } else { &link.kind };
-        return Err(Error::Request { what: "bridge, which is the name of", text: format!("{name} ({kind})") });
+        return Err(Error::Request {
+            what: "bridge, which is the name of",
+            text: format!("{name} ({kind})"),
+        });
     }
     Ok(link)
 }
@@ -361,7 +368,8 @@ fn ensure_address(
 ) -> Result<(), Error> {
     let addresses = route.addresses().map_err(Error::kernel("read addresses of", &*conf.bridge))?;
     let mut batch = Batch::new();
-    for other in addresses.iter().filter(|a| a.link == link.index && a.address.is_ipv6() == gateway.is_ipv6()) {
+    for other in addresses.iter().filter(|a| a.link == link.index && a.address.is_ipv6() == gateway.is_ipv6())
+    {
         if (other.address, other.prefix_len) == (gateway, prefix_len) {
             return Ok(());
         }
@@ -371,7 +379,10 @@ fn ensure_address(
             (Err(_), _) | (_, Err(_)) => false,
         };
         if meets && !conf.force_address {
-            let text = format!("{} has {}/{} already, not {gateway}/{prefix_len}", conf.bridge, other.address, other.prefix_len);
+            let text = format!(
+                "{} has {}/{} already, not {gateway}/{prefix_len}",
+                conf.bridge, other.address, other.prefix_len
+            );
             return Err(Error::Request { what: "bridge address", text });
         }
         if meets {

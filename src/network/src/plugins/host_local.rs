@@ -33,7 +33,8 @@ impl Conf {
     /// The checked range sets, those of the caller first.
     pub(crate) fn range_sets(&self, of_caller: &[Vec<IpRange>]) -> Result<Vec<RangeSet>, String> {
         let configured = self.configured();
-        let sets = of_caller.iter().chain(&configured).map(|s| RangeSet::new(s)).collect::<Result<Vec<_>, _>>()?;
+        let sets =
+            of_caller.iter().chain(&configured).map(|s| RangeSet::new(s)).collect::<Result<Vec<_>, _>>()?;
         for (i, set) in sets.iter().enumerate() {
             if let Some(other) = sets[..i].iter().find(|other| set.overlaps(other)) {
                 return Err(format!("range sets {} and {} overlap", other.describe(), set.describe()));

@@ -1,7 +1,9 @@
 //! The fixed part of the tables: sets, chains and rules.
 
 use sys::nft::datatype::{self, concat};
-use sys::nft::{Batch, Chain, ChainKind, Cmp, CtKey, Family, Hook, MetaKey, PayloadBase, Rule, RuleInfo, Set, Verdict};
+use sys::nft::{
+    Batch, Chain, ChainKind, Cmp, CtKey, Family, Hook, MetaKey, PayloadBase, Rule, RuleInfo, Set, Verdict,
+};
 
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
@@ -78,8 +80,14 @@ fn chains() -> [(Chain<'static>, Vec<Rule>); 6] {
     [
         (chain("martians", ChainKind::Filter(Hook::Prerouting, -300)), martians()),
         (chain("published", ChainKind::Regular), published()),
-        (chain("prerouting", ChainKind::Nat(Hook::Prerouting, -100)), vec![to_published("published, from outside")]),
-        (chain("output", ChainKind::Nat(Hook::Output, -100)), vec![to_published("published, from this host")]),
+        (
+            chain("prerouting", ChainKind::Nat(Hook::Prerouting, -100)),
+            vec![to_published("published, from outside")],
+        ),
+        (
+            chain("output", ChainKind::Nat(Hook::Output, -100)),
+            vec![to_published("published, from this host")],
+        ),
         (chain("forward", ChainKind::Filter(Hook::Forward, 0)), forward()),
         (chain("postrouting", ChainKind::Nat(Hook::Postrouting, 100)), postrouting()),
     ]
@@ -91,7 +99,10 @@ pub(super) fn expected_rules() -> Vec<RuleInfo> {
         chain: chain.name.to_owned(),
         comment: rule.comment().to_owned(),
     };
-    chains().iter().flat_map(|(chain, rules)| rules.iter().map(|r| info(chain, r)).collect::<Vec<_>>()).collect()
+    chains()
+        .iter()
+        .flat_map(|(chain, rules)| rules.iter().map(|r| info(chain, r)).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Deletes and creates the `inet` table.
@@ -139,10 +150,11 @@ fn of_family(rule: Rule, family: u8) -> Rule {
 }
 
 fn from_loopback(rule: Rule, address_offset: u32) -> Rule {
-    of_family(rule, IPV4)
-        .payload(PayloadBase::Network, address_offset, 4, 0)
-        .mask(0, &[255, 0, 0, 0])
-        .cmp(0, Cmp::Eq, &[127, 0, 0, 0])
+    of_family(rule, IPV4).payload(PayloadBase::Network, address_offset, 4, 0).mask(0, &[255, 0, 0, 0]).cmp(
+        0,
+        Cmp::Eq,
+        &[127, 0, 0, 0],
+    )
 }
 
 /// What the kernel itself would drop if `route_localnet` were off.
@@ -163,13 +175,19 @@ fn to_published(comment: &'static str) -> Rule {
 
 fn published() -> Vec<Rule> {
     let port = |rule: Rule, register| rule.payload(PayloadBase::Transport, 2, 2, register);
-    let v4 = of_family(Rule::new("one address, IPv4"), IPV4)
-        .meta(MetaKey::L4Proto, 0)
-        .payload(PayloadBase::Network, 16, 4, 1);
+    let v4 = of_family(Rule::new("one address, IPv4"), IPV4).meta(MetaKey::L4Proto, 0).payload(
+        PayloadBase::Network,
+        16,
+        4,
+        1,
+    );
     let any4 = of_family(Rule::new("all addresses, IPv4"), IPV4).meta(MetaKey::L4Proto, 0);
-    let v6 = of_family(Rule::new("one address, IPv6"), IPV6)
-        .meta(MetaKey::L4Proto, 0)
-        .payload(PayloadBase::Network, 24, 16, 1);
+    let v6 = of_family(Rule::new("one address, IPv6"), IPV6).meta(MetaKey::L4Proto, 0).payload(
+        PayloadBase::Network,
+        24,
+        16,
+        1,
+    );
     // There is no route_localnet for IPv6: traffic to ::1 cannot leave the host and must stay what it is.
     let any6 = of_family(Rule::new("all addresses, IPv6"), IPV6)
         .payload(PayloadBase::Network, 24, 16, 0)
@@ -214,7 +232,10 @@ fn forward() -> Vec<Rule> {
         known,
         redirected("published ports, IPv4", IPV4).verdict(Verdict::Accept),
         redirected("published ports, IPv6", IPV6).verdict(Verdict::Accept),
-        from_other("another bridge", "same_bridge").lookup("same_pairs", 0, true).counter().verdict(Verdict::Drop),
+        from_other("another bridge", "same_bridge")
+            .lookup("same_pairs", 0, true)
+            .counter()
+            .verdict(Verdict::Drop),
         from_other("isolated bridge", "isolated").counter().verdict(Verdict::Drop),
     ]
 }

@@ -99,6 +99,13 @@ impl Connection {
             .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(self, bytes));
     }
 
+    /// Numbers requests from `first` on, and again as soon as the lower half of the number is half used.
+    pub(crate) fn number_from(&mut self, first: u32) {
+        if self.next_seq >> 16 != first >> 16 || self.next_seq & 0xffff > 0x8000 {
+            self.next_seq = first;
+        }
+    }
+
     /// Reserves `count` sequence numbers.
     pub(crate) fn sequence(&mut self, count: u32) -> u32 {
         let first = self.next_seq;

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::netlink::wire::{self, attribute, attributes, read_be32, read_text};
+use crate::netlink::wire::{self, attribute, attributes, read_text};
 use crate::netlink::{self, Reply};
 
 use super::SUBSYSTEM;
@@ -19,6 +20,17 @@ const NEWGEN: u16 = 15;
 const GROUP_NFTABLES: u32 = 7;
 const DUMP: u16 = 0x300;
 const BUFFER_BYTES: usize = 16 << 20;
+
+/// The upper half of this process's sequence numbers. Announcements of a commit repeat its sequence number, and the process
+/// id that they carry as well is really a thread's.
+fn signature() -> u16 {
+    static SIGNATURE: OnceLock<u16> = OnceLock::new();
+    *SIGNATURE.get_or_init(|| {
+        let random = crate::fs::random_bytes::<2>().map_or(0, u16::from_ne_bytes);
+        // Others count from 0, or from the time of day.
+        random | 0x8000
+    })
+}
 
 /// One operation that the kernel refused.
 #[derive(Debug)]
@@ -69,7 +81,8 @@ pub struct RuleInfo {
     pub comment: String,
 }
 
-/// A socket to nf_tables of the network namespace of the thread that opened it.
+/// A socket to nf_tables of the network namespace of the thread that opened it. Keep it: closing one makes the kernel
+/// wait for what was deleted to be freed, which takes milliseconds.
 #[derive(Debug)]
 pub struct Connection {
     inner: netlink::Connection,
@@ -89,6 +102,7 @@ impl Connection {
             return Ok(());
         }
         let count = u32::try_from(batch.operations.len()).unwrap_or(u32::MAX - 2);
+        self.inner.number_from(u32::from(signature()) << 16 | 1);
         let begin = self.inner.sequence(count + 2);
         let last = begin.wrapping_add(count);
         self.inner.send(&batch.datagram(begin)).map_err(Error::whole)?;
@@ -213,14 +227,13 @@ impl Monitor {
 
     /// Reads all that has arrived; whether another process committed a transaction.
     pub fn drain(&mut self) -> io::Result<bool> {
-        let own_pid = std::process::id();
+        let own = u32::from(signature());
         let mut changed = false;
         loop {
             match self.inner.receive() {
                 Ok(bytes) => {
                     let commits = wire::messages(bytes).filter(|m| m.kind == SUBSYSTEM << 8 | NEWGEN);
-                    let by = |m: wire::Message<'_>| attribute(m.payload.get(4..)?, 2).and_then(read_be32);
-                    changed |= commits.map(by).any(|pid| pid != Some(own_pid));
+                    changed |= commits.into_iter().any(|m| m.seq >> 16 != own);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
                 // The queue overflowed: something happened that we could not see.

@@ -1,0 +1,10 @@
+//! Attachments on a real kernel. Every test has a network namespace of its own that plays the host, so that nothing
+//! of the machine is touched. Needs root.
+
+mod bench;
+mod faults;
+mod foreign;
+mod host;
+mod lifecycle;
+mod ports;
+mod traffic;
