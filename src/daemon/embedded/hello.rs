@@ -17,7 +17,11 @@ fn main() -> ExitCode {
         _ => return usage(),
     };
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let line = format!("Hello from Berth: this container runs in pod {}, as process {}.\n", host.trim(), std::process::id());
+    let line = format!(
+        "Hello from Berth: this container runs in pod {}, as process {}.\n",
+        host.trim(),
+        std::process::id()
+    );
     let mut out = std::io::stdout();
     if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
         return ExitCode::FAILURE;

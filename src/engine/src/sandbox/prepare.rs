@@ -109,10 +109,8 @@ fn write_bundle(input: &PrepareInput, resolved: &user::Resolved) -> Result<()> {
     let join = join_paths(config, &input.sandbox);
     let rootfs = input.dir.join("rootfs");
     let spec = spec::build(&Input {
-        container_id: input.container.id.as_str(),
         config,
         sandbox: &input.sandbox,
-        sandbox_id: &input.sandbox_id,
         image: &input.image.config,
         user: &resolved.user,
         home: &resolved.home,

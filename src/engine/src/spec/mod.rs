@@ -39,10 +39,8 @@ const OCI_VERSION: &str = "1.2.1";
 /// Everything a configuration is made of.
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
-    pub(crate) container_id: &'a str,
     pub(crate) config: &'a ContainerConfig,
     pub(crate) sandbox: &'a SandboxConfig,
-    pub(crate) sandbox_id: &'a str,
     pub(crate) image: &'a oci::image::ImageConfiguration,
     pub(crate) user: &'a ResolvedUser,
     /// Home directory of the user in the image's files.

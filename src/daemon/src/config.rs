@@ -1,0 +1,107 @@
+//! The configuration file: text in, checked settings out, every problem reported at once.
+//!
+//! Unknown keys are errors. `config/config.toml` explains each key with its default; a test holds the two
+//! against each other.
+
+mod check;
+mod file;
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{DaemonArgs, LogFormat};
+
+pub(crate) use file::File;
+
+/// Where the configuration is when nobody says otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/berth/config.toml";
+
+/// The default configuration, with every key explained.
+pub(crate) const DEFAULT_TEXT: &str = include_str!("../../../config/config.toml");
+
+/// Checked settings of a daemon.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) engine: engine::Config,
+    pub(crate) cri_socket: PathBuf,
+    pub(crate) admin_socket: PathBuf,
+    /// Group of the CRI socket.
+    pub(crate) socket_group: Option<u32>,
+    pub(crate) streaming: Streaming,
+    pub(crate) log_filter: String,
+    pub(crate) log_format: LogFormat,
+    /// As read, with defaults filled in.
+    pub(crate) file: File,
+}
+
+/// The streaming server.
+#[derive(Debug, Clone)]
+pub(crate) struct Streaming {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug)]
+pub(crate) struct Problems {
+    pub(crate) source: String,
+    pub(crate) list: Vec<String>,
+}
+
+impl std::fmt::Display for Problems {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = self.list.len();
+        write!(f, "{}: {count} problem{}", self.source, if count == 1 { "" } else { "s" })?;
+        for problem in &self.list {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file, or the defaults when none is named and there is none in the usual place.
+pub(crate) fn read(path: Option<&Path>) -> Result<(File, String), Problems> {
+    let (path, must_exist) = match path {
+        Some(path) => (path, true),
+        None => (Path::new(DEFAULT_PATH), false),
+    };
+    let source = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {
+            return Ok((File::default(), "defaults".to_owned()));
+        }
+        Err(error) => return Err(Problems { source, list: vec![format!("it cannot be read: {error}")] }),
+    };
+    match File::parse(&text) {
+        Ok(file) => Ok((file, source)),
+        Err(list) => Err(Problems { source, list }),
+    }
+}
+
+/// Reads the configuration and lays the flags over it.
+pub(crate) fn load(args: &DaemonArgs) -> Result<Settings, Problems> {
+    let (mut file, source) = read(args.config.as_deref())?;
+    let path = |value: &Option<PathBuf>, key: &mut String| {
+        if let Some(value) = value {
+            *key = value.to_string_lossy().into_owned();
+        }
+    };
+    path(&args.root, &mut file.root);
+    path(&args.state, &mut file.state);
+    path(&args.cri_socket, &mut file.cri.socket);
+    if let Some(level) = &args.log_level {
+        file.log.level.clone_from(level);
+    }
+    if let Some(format) = args.log_format {
+        file.log.format = if format == LogFormat::Json { "json" } else { "text" }.to_owned();
+    }
+    check::settings(file).map_err(|list| Problems { source, list })
+}
+
+/// Checks a file without flags.
+pub(crate) fn check(file: File, source: String) -> Result<Settings, Problems> {
+    check::settings(file).map_err(|list| Problems { source, list })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Running the daemon: one process per root, sockets, signals, an orderly end.
+
+mod admin_server;
+mod sockets;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use engine::Engine;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{self, Settings};
+use crate::logging;
+
+/// How long requests may finish after the signal to end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Runs the daemon until a signal ends it. Containers live on.
+pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    logging::start(&settings.log_filter, settings.log_format)?;
+    sockets::require_root()?;
+    let _lock = lock(&settings.engine.root)?;
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 4));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("berth")
+        // Threads stay for the next burst of pods: starting them is what a pod start can do without.
+        .thread_keep_alive(Duration::from_secs(120))
+        .max_blocking_threads(128)
+        .enable_all()
+        .build()
+        .context("start the scheduler")?;
+    let outcome = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+/// One daemon per root. The lock is the kernel's: it goes with the process, however that ends.
+fn lock(root: &Path) -> anyhow::Result<File> {
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root)
+        .with_context(|| format!("make {}", root.display()))?;
+    let path = root.join("daemon.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "another daemon uses {}; stop it first, or give this one a root of its own with --root",
+            root.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    // Sockets first: a busy one is an error before anything is touched.
+    let cri_listener = sockets::bind(&settings.cri_socket, 0o660, settings.socket_group)?;
+    let admin_listener = sockets::bind(&settings.admin_socket, 0o600, None)?;
+    let engine = Engine::open(settings.engine.clone())
+        .await
+        .map_err(|error| anyhow::anyhow!("{}", error.chain()))?;
+    for sentence in engine.status().degraded {
+        tracing::warn!("{sentence}");
+    }
+    let stop = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let streaming = cri::StreamingOptions {
+        address: settings.streaming.address,
+        tls: settings.streaming.tls.clone(),
+    };
+    let cri = cri::Server::start(engine.clone(), streaming, stop.clone())
+        .await
+        .context("start the streaming server")?;
+    let serving = stop.clone();
+    tracker.spawn(async move {
+        if let Err(error) = cri.serve(cri_listener, serving.clone()).await {
+            tracing::error!(error = %format!("{error:#}"), "serving the CRI ended");
+            serving.cancel();
+        }
+    });
+    let admin = Arc::new(admin_server::Admin { engine: engine.clone() });
+    tracker.spawn(admin_server::serve(admin, admin_listener, stop.clone(), tracker.clone()));
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    tracing::info!(
+        cri = %settings.cri_socket.display(),
+        took_ms = started.elapsed().as_millis(),
+        "serving"
+    );
+    wait_for_end(&settings, &stop).await?;
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    stop.cancel();
+    tracker.close();
+    drop(tokio::time::timeout(DRAIN, tracker.wait()).await);
+    engine.shutdown().await;
+    sockets::remove(&settings.cri_socket);
+    sockets::remove(&settings.admin_socket);
+    tracing::info!("stopped; containers live on");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT end the daemon, SIGHUP reads the configuration again.
+async fn wait_for_end(settings: &Settings, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen to SIGHUP")?;
+    loop {
+        // Signals are kept by their streams when another branch wins.
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => reload(settings),
+            () = stop.cancelled() => bail!("a server ended; see the log"),
+        }
+    }
+}
+
+/// Registries, credentials of requests and networks are read when they are used; what a reload can do
+/// beyond that is to say what is wrong with the file now.
+fn reload(_settings: &Settings) {
+    match config::read(None).and_then(|(file, source)| config::check(file, source)) {
+        Ok(_) => tracing::info!("the configuration is fine; settings other than registries and networks take a restart"),
+        Err(problems) => tracing::error!("{problems}; the settings in force stay"),
+    }
+}
