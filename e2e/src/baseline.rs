@@ -29,7 +29,9 @@ impl Snapshot {
         let (processes, namespaces) = processes(node)?;
         let leases = run(Command::new("nft").args(["list", "ruleset"])).context("list nftables")?;
         let links = run(Command::new("ip").args(["-o", "link"])).context("list links")?;
-        let link = |line: &str| line.split(": ").nth(1).map(|name| name.split('@').next().unwrap_or(name).to_owned());
+        let link = |line: &str| {
+            line.split(": ").nth(1).map(|name| name.split('@').next().unwrap_or(name).to_owned())
+        };
         Ok(Snapshot {
             kinds: vec![
                 ("process", processes),
@@ -166,7 +168,9 @@ fn descriptors(pid: u32) -> Result<Things> {
         let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
         let target = target.display().to_string();
         match target.split_once([':', '[']) {
-            Some((kind, _)) if !target.starts_with('/') => *anonymous.entry(kind.to_owned()).or_default() += 1,
+            Some((kind, _)) if !target.starts_with('/') => {
+                *anonymous.entry(kind.to_owned()).or_default() += 1
+            }
             _ => {
                 things.insert(target);
             }

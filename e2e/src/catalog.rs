@@ -52,10 +52,12 @@ impl Programs {
 
     /// What every busybox image is based on.
     fn base(&self) -> Vec<Entry> {
-        let mut entries: Vec<Entry> =
-            ["bin", "dev", "etc", "home", "proc", "root", "run", "sbin", "sys", "usr", "usr/bin", "usr/sbin", "var"]
-                .map(Entry::dir)
-                .into();
+        let mut entries: Vec<Entry> = [
+            "bin", "dev", "etc", "home", "proc", "root", "run", "sbin", "sys", "usr", "usr/bin", "usr/sbin",
+            "var",
+        ]
+        .map(Entry::dir)
+        .into();
         entries.push(Entry::dir("tmp").mode(0o1777));
         entries.push(Entry::dir("var/log"));
         entries.push(Entry::symlink("var/run", "../run"));
@@ -77,8 +79,7 @@ impl Programs {
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n\
                       www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\nnobody:x:65534:\n";
-const PREDEFINED_PASSWD: &str =
-    "root:x:0:0:root:/root:/bin/sh\ndefault-user:x:1000:1000::/home/default-user:/bin/sh\nnobody:x:65534:65534::/home:/bin/false\n";
+const PREDEFINED_PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\ndefault-user:x:1000:1000::/home/default-user:/bin/sh\nnobody:x:65534:65534::/home:/bin/false\n";
 const PREDEFINED_GROUP: &str =
     "root:x:0:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\nnobody:x:65534:\n";
 

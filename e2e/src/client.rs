@@ -41,8 +41,8 @@ impl Client {
             .enable_all()
             .build()
             .context("start the client's runtime")?;
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?
-            .timeout(Duration::from_secs(120));
+        let endpoint =
+            Endpoint::from_shared(format!("unix://{}", socket.display()))?.timeout(Duration::from_secs(120));
         let channel = {
             let _guard = tokio.enter();
             endpoint.connect_lazy()

@@ -107,9 +107,11 @@ impl Report {
         }
         let mut list: Vec<_> = reasons
             .into_iter()
-            .map(|(reason, names)| (reason.to_owned(), names.len(), names.first().copied().unwrap_or_default()))
+            .map(|(reason, names)| {
+                (reason.to_owned(), names.len(), names.first().copied().unwrap_or_default())
+            })
             .collect();
-        list.sort_by(|left, right| right.1.cmp(&left.1));
+        list.sort_by_key(|reason| std::cmp::Reverse(reason.1));
         list
     }
 }

@@ -40,7 +40,10 @@ pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
-    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).with_context(|| format!("send {url}"))?;
+    stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body))
+        .with_context(|| format!("send {url}"))?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).with_context(|| format!("read the answer of {url}"))?;
     parse(&bytes).with_context(|| format!("{method} {url}"))
@@ -52,7 +55,8 @@ pub fn get(url: &str) -> Result<Response> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Response> {
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").context("the answer has no headers")?;
+    let end =
+        bytes.windows(4).position(|window| window == b"\r\n\r\n").context("the answer has no headers")?;
     let head = std::str::from_utf8(&bytes[..end])?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status line")?.parse()?;
@@ -70,7 +74,8 @@ fn parse(bytes: &[u8]) -> Result<Response> {
 fn unchunk(mut bytes: &[u8]) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let end = bytes.windows(2).position(|window| window == b"\r\n").context("a chunk without its size")?;
+        let end =
+            bytes.windows(2).position(|window| window == b"\r\n").context("a chunk without its size")?;
         let size = usize::from_str_radix(std::str::from_utf8(&bytes[..end])?.trim(), 16)?;
         bytes = &bytes[end + 2..];
         if size == 0 {

@@ -130,7 +130,8 @@ impl Node {
                 Ok(answer) => {
                     let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
                     let required = ["RuntimeReady", "NetworkReady"];
-                    let ready = |name: &str| conditions.iter().any(|found| found.r#type == name && found.status);
+                    let ready =
+                        |name: &str| conditions.iter().any(|found| found.r#type == name && found.status);
                     if required.into_iter().all(ready) {
                         return Ok(());
                     }

@@ -39,7 +39,9 @@ impl Registry {
         command.arg("serve").arg(&config);
         let process = Process::spawn(command, &dir.join("registry.log"))?;
         let url = format!("http://{address}/v2/");
-        crate::wait::wait_until("the registry to answer", Duration::from_secs(20), || http::get(&url).is_ok());
+        crate::wait::wait_until("the registry to answer", Duration::from_secs(20), || {
+            http::get(&url).is_ok()
+        });
         Ok(Registry { address, storage, _process: process })
     }
 
@@ -115,7 +117,8 @@ pub fn write_mirror(dir: &Path, host: &str, url: &str) -> Result<()> {
     let text = format!(
         "server = \"https://{host}\"\n\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
     );
-    std::fs::write(dir.join("hosts.toml"), text).with_context(|| format!("write hosts.toml in {}", dir.display()))
+    std::fs::write(dir.join("hosts.toml"), text)
+        .with_context(|| format!("write hosts.toml in {}", dir.display()))
 }
 
 /// A TCP port that nobody listens on right now.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 /// Says what came of a suite, as `NAME: N passed, N failed, N skipped` or with figures of its own.
+#[allow(clippy::print_stdout, reason = "a suite's result is what it prints")]
 pub fn summarize(line: &str) {
     println!("{line}");
     let Some(path) = std::env::var_os("E2E_SUMMARY") else { return };

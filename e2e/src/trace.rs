@@ -102,7 +102,11 @@ impl Tracer {
     /// Attaches to processes and to whatever they start from now on.
     pub fn attach(pids: &[u32], output: &Path) -> Result<Tracer> {
         let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-s", "64", "-e"]).arg(format!("trace={}", COUNTED.join(","))).arg("-o").arg(output);
+        command
+            .args(["-f", "-qq", "-s", "64", "-e"])
+            .arg(format!("trace={}", COUNTED.join(",")))
+            .arg("-o")
+            .arg(output);
         for pid in pids {
             command.arg("-p").arg(pid.to_string());
         }
@@ -117,8 +121,11 @@ impl Tracer {
     /// Detaches and counts.
     pub fn finish(mut self) -> Result<(Counts, String)> {
         signal(self.process.pid(), "INT");
-        crate::wait::wait_until("the tracer to end", Duration::from_secs(10), || self.process.exited().is_some());
-        let text = std::fs::read_to_string(&self.output).with_context(|| format!("read {}", self.output.display()))?;
+        crate::wait::wait_until("the tracer to end", Duration::from_secs(10), || {
+            self.process.exited().is_some()
+        });
+        let text = std::fs::read_to_string(&self.output)
+            .with_context(|| format!("read {}", self.output.display()))?;
         Ok((Counts::parse(&text), text))
     }
 }

@@ -108,7 +108,11 @@ fn unsafe_code_is_forbidden_outside_sys() {
         for main in ["src/lib.rs", "src/main.rs"] {
             let path = dir.path().join(main);
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            assert!(text.contains("#![forbid(unsafe_code)]"), "{} does not forbid unsafe code", path.display());
+            assert!(
+                text.contains("#![forbid(unsafe_code)]"),
+                "{} does not forbid unsafe code",
+                path.display()
+            );
         }
     }
 }

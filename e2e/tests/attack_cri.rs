@@ -1,4 +1,5 @@
 //! What a pod's author writes into a pod, and what runs in it, reaches no further than the pod.
+#![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -41,9 +42,9 @@ fn hostile_pods() {
         node.client.pull(image).expect("pull");
     }
     let mut scene = Scene { node, canary, passed: 0, failed: Vec::new() };
-    scene.check("warm up", |node| with_container(node, BUSYBOX, |_| {}, |node, id| {
-        node.client.exec_ok(id, &["true"]).map(drop)
-    }));
+    scene.check("warm up", |node| {
+        with_container(node, BUSYBOX, |_| {}, |node, id| node.client.exec_ok(id, &["true"]).map(drop))
+    });
     let before = Snapshot::take(&scene.node).expect("look around");
     sysctls(&mut scene);
     paths(&mut scene);
@@ -194,7 +195,8 @@ fn accounts(scene: &mut Scene) {
     scene.check("no inheritable capabilities", |node| {
         for user in [0, 1000] {
             let change = |main: &mut cri::ContainerConfig| {
-                if let Some(security) = main.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+                if let Some(security) = main.linux.as_mut().and_then(|linux| linux.security_context.as_mut())
+                {
                     security.run_as_user = Some(cri::Int64Value { value: user });
                 }
             };
@@ -224,7 +226,8 @@ fn accounts(scene: &mut Scene) {
     for user in [-1_i64, 1 << 31, 1 << 32, 1 << 62] {
         scene.check(&format!("run as user {user}"), |node| {
             let change = |main: &mut cri::ContainerConfig| {
-                if let Some(security) = main.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+                if let Some(security) = main.linux.as_mut().and_then(|linux| linux.security_context.as_mut())
+                {
                     security.run_as_user = Some(cri::Int64Value { value: user });
                 }
             };
@@ -236,14 +239,19 @@ fn accounts(scene: &mut Scene) {
 /// What a default container can reach of the host.
 fn confinement(scene: &mut Scene) {
     scene.check("the default sandbox", |node| {
-        with_container(node, APPLIANCE, |_| {}, |node, id| {
-            let answers = node.client.exec_ok(id, &["/usr/bin/probe"])?;
-            for line in answers.lines() {
-                let (name, result) = line.split_once('=').context("NAME=RESULT")?;
-                ensure!((result == "ok") == (name == "af_inet" || name.starts_with("mknod")), "{line}");
-            }
-            Ok(())
-        })
+        with_container(
+            node,
+            APPLIANCE,
+            |_| {},
+            |node, id| {
+                let answers = node.client.exec_ok(id, &["/usr/bin/probe"])?;
+                for line in answers.lines() {
+                    let (name, result) = line.split_once('=').context("NAME=RESULT")?;
+                    ensure!((result == "ok") == (name == "af_inet" || name.starts_with("mknod")), "{line}");
+                }
+                Ok(())
+            },
+        )
     });
     scene.check("masked and read-only paths", |node| {
         with_container(node, BUSYBOX, |_| {}, |node, id| {
@@ -256,25 +264,34 @@ fn confinement(scene: &mut Scene) {
         })
     });
     scene.check("no descriptor of the host's", |node| {
-        with_container(node, BUSYBOX, |_| {}, |node, id| {
-            let list = node.client.exec_ok(id, &["sh", "-c", "ls -l /proc/1/fd /proc/self/fd; readlink /proc/1/cwd"])?;
-            for line in list.lines().filter(|line| line.contains("->")) {
-                let target = line.rsplit("-> ").next().unwrap_or_default();
-                let inside = ["pipe:", "/dev/null", "/proc/", "socket:"];
-                ensure!(inside.iter().any(|start| target.starts_with(start)), "{line}");
-            }
-            Ok(())
-        })
+        with_container(
+            node,
+            BUSYBOX,
+            |_| {},
+            |node, id| {
+                let list = node
+                    .client
+                    .exec_ok(id, &["sh", "-c", "ls -l /proc/1/fd /proc/self/fd; readlink /proc/1/cwd"])?;
+                for line in list.lines().filter(|line| line.contains("->")) {
+                    let target = line.rsplit("-> ").next().unwrap_or_default();
+                    let inside = ["pipe:", "/dev/null", "/proc/", "socket:"];
+                    ensure!(inside.iter().any(|start| target.starts_with(start)), "{line}");
+                }
+                Ok(())
+            },
+        )
     });
     scene.check("no abstract sockets of ours", |node| {
         let mut config = pod("hostnet", node.logs());
         let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-        let options = security.and_then(|security| security.namespace_options.as_mut()).context("namespaces")?;
+        let options =
+            security.and_then(|security| security.namespace_options.as_mut()).context("namespaces")?;
         options.network = cri::NamespaceMode::Node.into();
         let pod = node.client.run_pod(&config)?;
         let mut main = container("main", BUSYBOX, &["sleep", "1000"]);
         let security = main.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-        let options = security.and_then(|security| security.namespace_options.as_mut()).context("namespaces")?;
+        let options =
+            security.and_then(|security| security.namespace_options.as_mut()).context("namespaces")?;
         options.network = cri::NamespaceMode::Node.into();
         let id = node.client.run(&pod, &config, &main)?;
         let sockets = node.client.exec_ok(&id, &["cat", "/proc/net/unix"])?;
@@ -300,9 +317,14 @@ fn confinement(scene: &mut Scene) {
             }
         };
         with_container(node, BUSYBOX, change, |node, id| {
-            let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null";
+            let script =
+                "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null";
             let limit = node.client.exec_any(id, &["sh", "-c", script])?.stdout;
-            ensure!(String::from_utf8_lossy(&limit).trim() == "33554432", "{}", String::from_utf8_lossy(&limit));
+            ensure!(
+                String::from_utf8_lossy(&limit).trim() == "33554432",
+                "{}",
+                String::from_utf8_lossy(&limit)
+            );
             Ok(())
         })
     });
@@ -311,55 +333,75 @@ fn confinement(scene: &mut Scene) {
 /// More output, more sessions, than anybody keeps.
 fn floods(scene: &mut Scene) {
     scene.check("ExecSync of 1 GiB", |node| {
-        with_container(node, APPLIANCE, |main| main.command = vec!["/usr/bin/pause".to_owned()], |node, id| {
-            let before = memory(node.daemon_pid())? + memory(node.keeper_pid())?;
-            let start = Instant::now();
-            let answer = node.client.exec_any(id, &["/usr/bin/flood", "1073741824"]);
-            let took = start.elapsed();
-            let grown = (memory(node.daemon_pid())? + memory(node.keeper_pid())?).saturating_sub(before);
-            // 16 MiB of output and its framing are more than a client of default limits takes; either way it
-            // must come to an end, and cheaply.
-            if let Ok(answer) = answer {
-                ensure!(answer.stdout.len() <= 16 << 20, "{} bytes", answer.stdout.len());
-                ensure!(answer.exit_code == 0, "it ended with {}", answer.exit_code);
-            }
-            ensure!(took < Duration::from_secs(30), "it took {took:?}");
-            ensure!(grown < 96 << 20, "it cost {} MiB", grown >> 20);
-            Ok(())
-        })
+        with_container(
+            node,
+            APPLIANCE,
+            |main| main.command = vec!["/usr/bin/pause".to_owned()],
+            |node, id| {
+                let before = memory(node.daemon_pid())? + memory(node.keeper_pid())?;
+                let start = Instant::now();
+                let answer = node.client.exec_any(id, &["/usr/bin/flood", "1073741824"]);
+                let took = start.elapsed();
+                let grown = (memory(node.daemon_pid())? + memory(node.keeper_pid())?).saturating_sub(before);
+                // 16 MiB of output and its framing are more than a client of default limits takes; either way it
+                // must come to an end, and cheaply.
+                if let Ok(answer) = answer {
+                    ensure!(answer.stdout.len() <= 16 << 20, "{} bytes", answer.stdout.len());
+                    ensure!(answer.exit_code == 0, "it ended with {}", answer.exit_code);
+                }
+                ensure!(took < Duration::from_secs(30), "it took {took:?}");
+                ensure!(grown < 96 << 20, "it cost {} MiB", grown >> 20);
+                Ok(())
+            },
+        )
     });
     scene.check("500 sessions that nobody joins", |node| {
-        with_container(node, BUSYBOX, |_| {}, |node, id| {
-            let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", node.daemon_pid())).map(Iterator::count);
-            let (before, size) = (descriptors()?, memory(node.daemon_pid())?);
-            for _ in 0..500 {
-                let request = cri::AttachRequest { container_id: id.to_owned(), stdout: true, ..Default::default() };
-                // A bound on waiting sessions is fine.
-                let _ = node.client.attach(request);
-            }
-            let after = descriptors()?;
-            ensure!(after <= before + 4, "{before} descriptors became {after}");
-            ensure!(memory(node.daemon_pid())?.saturating_sub(size) < 16 << 20, "memory grew");
-            Ok(())
-        })
+        with_container(
+            node,
+            BUSYBOX,
+            |_| {},
+            |node, id| {
+                let descriptors =
+                    || std::fs::read_dir(format!("/proc/{}/fd", node.daemon_pid())).map(Iterator::count);
+                let (before, size) = (descriptors()?, memory(node.daemon_pid())?);
+                for _ in 0..500 {
+                    let request = cri::AttachRequest {
+                        container_id: id.to_owned(),
+                        stdout: true,
+                        ..Default::default()
+                    };
+                    // A bound on waiting sessions is fine.
+                    let _ = node.client.attach(request);
+                }
+                let after = descriptors()?;
+                ensure!(after <= before + 4, "{before} descriptors became {after}");
+                ensure!(memory(node.daemon_pid())?.saturating_sub(size) < 16 << 20, "memory grew");
+                Ok(())
+            },
+        )
     });
     scene.check("streaming addresses are single-use and cannot be guessed", |node| {
-        with_container(node, BUSYBOX, |_| {}, |node, id| {
-            let request = || cri::ExecRequest {
-                container_id: id.to_owned(),
-                cmd: vec!["true".to_owned()],
-                stdout: true,
-                ..Default::default()
-            };
-            let (one, two) = (node.client.exec(request())?.url, node.client.exec(request())?.url);
-            ensure!(one != two, "one address for two sessions");
-            let token = one.rsplit('/').next().unwrap_or_default();
-            ensure!(token.len() >= 22, "{token} has fewer than 128 bits");
-            ensure!(e2e::http::get(&one)?.status >= 400, "a plain GET ran the program");
-            let guessed = format!("{}{}", &one[..one.len() - token.len()], "A".repeat(token.len()));
-            ensure!(e2e::http::get(&guessed)?.status == 404, "a guess is not a 404");
-            Ok(())
-        })
+        with_container(
+            node,
+            BUSYBOX,
+            |_| {},
+            |node, id| {
+                let request = || cri::ExecRequest {
+                    container_id: id.to_owned(),
+                    cmd: vec!["true".to_owned()],
+                    stdout: true,
+                    ..Default::default()
+                };
+                let (one, two) = (node.client.exec(request())?.url, node.client.exec(request())?.url);
+                ensure!(one != two, "one address for two sessions");
+                let token = one.rsplit('/').next().unwrap_or_default();
+                ensure!(token.len() >= 22, "{token} has fewer than 128 bits");
+                ensure!(e2e::http::get(&one)?.status >= 400, "a plain GET ran the program");
+                let guessed = format!("{}{}", &one[..one.len() - token.len()], "A".repeat(token.len()));
+                ensure!(e2e::http::get(&guessed)?.status == 404, "a guess is not a 404");
+                Ok(())
+            },
+        )
     });
 }
 
@@ -367,7 +409,8 @@ fn floods(scene: &mut Scene) {
 fn surface(scene: &mut Scene) {
     scene.check("modes of directories and sockets", |node| {
         let mode = |path: &Path| -> Result<u32> {
-            let about = std::fs::symlink_metadata(path).with_context(|| format!("stat {}", path.display()))?;
+            let about =
+                std::fs::symlink_metadata(path).with_context(|| format!("stat {}", path.display()))?;
             Ok(about.permissions().mode() & 0o7777)
         };
         ensure!(mode(&node.root())? == 0o700, "root is {:o}", mode(&node.root())?);

@@ -1,4 +1,5 @@
 //! An image is not trusted: whatever its layers and its configuration say, the host keeps what it has.
+#![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -22,9 +23,14 @@ enum Fate {
     Any,
 }
 
-/// Layers that try to reach out while they are unpacked.
-fn layers() -> Vec<(&'static str, Fate, Vec<Vec<Entry>>)> {
-    let up = "../../../../../../../../../../canary";
+/// A name, what must come of it, and the layers, lowest first.
+type Attack = (&'static str, Fate, Vec<Vec<Entry>>);
+
+const UP: &str = "../../../../../../../../../../canary";
+
+/// Names and symbolic links that try to reach out while they are unpacked.
+fn names_and_links() -> Vec<Attack> {
+    let up = UP;
     vec![
         ("absolute name", Fate::Any, vec![vec![Entry::file("/canary/planted", "x")]]),
         ("dot-dot name", Fate::Any, vec![vec![Entry::file(&format!("{up}/planted"), "x")]]),
@@ -64,7 +70,18 @@ fn layers() -> Vec<(&'static str, Fate, Vec<Vec<Entry>>)> {
                 Entry::file("c/planted", "x"),
             ]],
         ),
-        ("hard link to the host", Fate::Any, vec![vec![Entry::hardlink("hard", "/canary/private/secret").mode(0o777)]]),
+    ]
+}
+
+/// Hard links and whiteouts that try the same.
+fn hard_links_and_whiteouts() -> Vec<Attack> {
+    let up = UP;
+    vec![
+        (
+            "hard link to the host",
+            Fate::Any,
+            vec![vec![Entry::hardlink("hard", "/canary/private/secret").mode(0o777)]],
+        ),
         ("hard link by dot-dot", Fate::Any, vec![vec![Entry::hardlink("hard", &format!("{up}/file"))]]),
         (
             "hard link through a link",
@@ -80,21 +97,47 @@ fn layers() -> Vec<(&'static str, Fate, Vec<Vec<Entry>>)> {
                 Entry::file("hard", "overwritten"),
             ]],
         ),
-        ("hard link to a later entry", Fate::Refused, vec![vec![Entry::hardlink("hard", "later"), Entry::file("later", "x")]]),
+        (
+            "hard link to a later entry",
+            Fate::Refused,
+            vec![vec![Entry::hardlink("hard", "later"), Entry::file("later", "x")]],
+        ),
         (
             "whiteout through a link",
             Fate::Any,
             vec![vec![Entry::symlink("link", "/canary")], vec![Entry::file("link/.wh.file", "")]],
         ),
-        ("whiteout of dot-dot", Fate::Any, vec![vec![Entry::file(".wh...", "")], vec![Entry::file("a/.wh...", "")]]),
+        (
+            "whiteout of dot-dot",
+            Fate::Any,
+            vec![vec![Entry::file(".wh...", "")], vec![Entry::file("a/.wh...", "")]],
+        ),
         ("whiteout of nothing", Fate::Any, vec![vec![Entry::file(".wh.", "")]]),
-        ("opaque mark through a link", Fate::Any, vec![vec![Entry::symlink("l", "/canary")], vec![Entry::file("l/.wh..wh..opq", "")]]),
+        (
+            "opaque mark through a link",
+            Fate::Any,
+            vec![vec![Entry::symlink("l", "/canary")], vec![Entry::file("l/.wh..wh..opq", "")]],
+        ),
+    ]
+}
+
+/// Entries that a careless reader trips over.
+fn oddities() -> Vec<Attack> {
+    vec![
         ("name of 1 MiB", Fate::Any, vec![vec![Entry::new(kind::FILE, vec![b'n'; 1 << 20])]]),
         ("10 000 components", Fate::Any, vec![vec![Entry::new(kind::FILE, b"d/".repeat(10_000))]]),
-        ("bytes that are no text", Fate::Contained, vec![vec![Entry::new(kind::FILE, vec![b'a', 0xff, 0xfe, b'z'])]]),
+        (
+            "bytes that are no text",
+            Fate::Contained,
+            vec![vec![Entry::new(kind::FILE, vec![b'a', 0xff, 0xfe, b'z'])]],
+        ),
         ("empty name", Fate::Any, vec![vec![Entry::new(kind::FILE, Vec::new())]]),
         ("the root as a file", Fate::Any, vec![vec![Entry::file("./", "x")], vec![Entry::file(".", "x")]]),
-        ("the root as a link", Fate::Any, vec![vec![Entry::symlink("./", "/canary")], vec![Entry::file("planted", "x")]]),
+        (
+            "the root as a link",
+            Fate::Any,
+            vec![vec![Entry::symlink("./", "/canary")], vec![Entry::file("planted", "x")]],
+        ),
         (
             "overlay's own attributes",
             Fate::Any,
@@ -110,10 +153,30 @@ fn layers() -> Vec<(&'static str, Fate, Vec<Vec<Entry>>)> {
             Fate::Any,
             vec![vec![Entry::file("a", vec![b'x'; 1024]).pax("size", "0"), Entry::file("planted", "x")]],
         ),
-        ("negative size", Fate::Refused, vec![vec![Entry { claimed_size: Some(u64::MAX), ..Entry::file("a", "x") }]]),
-        ("size past the end", Fate::Refused, vec![vec![Entry { claimed_size: Some(1 << 40), ..Entry::file("a", "x") }]]),
-        ("PAX name with a NUL", Fate::Any, vec![vec![Entry::file("a", "x").pax("path", b"a\0/canary".to_vec())]]),
-        ("odd kinds of entries", Fate::Any, vec![vec![Entry::new(b'7', "contiguous"), Entry::new(b'Z', "unknown"), Entry::new(b'V', "volume")]]),
+        (
+            "negative size",
+            Fate::Refused,
+            vec![vec![Entry { claimed_size: Some(u64::MAX), ..Entry::file("a", "x") }]],
+        ),
+        (
+            "size past the end",
+            Fate::Refused,
+            vec![vec![Entry { claimed_size: Some(1 << 40), ..Entry::file("a", "x") }]],
+        ),
+        (
+            "PAX name with a NUL",
+            Fate::Any,
+            vec![vec![Entry::file("a", "x").pax("path", b"a\0/canary".to_vec())]],
+        ),
+        (
+            "odd kinds of entries",
+            Fate::Any,
+            vec![vec![
+                Entry::new(b'7', "contiguous"),
+                Entry::new(b'Z', "unknown"),
+                Entry::new(b'V', "volume"),
+            ]],
+        ),
         (
             "special files",
             Fate::Contained,
@@ -121,7 +184,10 @@ fn layers() -> Vec<(&'static str, Fate, Vec<Vec<Entry>>)> {
                 Entry::new(kind::FIFO, "fifo"),
                 Entry { device: (1, 3), ..Entry::new(kind::CHARACTER, "null") },
                 Entry::file("setuid", "x").mode(0o4755),
-                Entry::file("capable", "x").pax("SCHILY.xattr.security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
+                Entry::file("capable", "x").pax(
+                    "SCHILY.xattr.security.capability",
+                    b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(),
+                ),
             ]],
         ),
     ]
@@ -218,12 +284,16 @@ fn hostile_images() {
     users(&mut scene);
     account_files(&mut scene);
     directories(&mut scene);
-    summarize(&format!("attacks by images: {} passed, {} failed, 0 skipped", scene.passed, scene.failed.len()));
+    summarize(&format!(
+        "attacks by images: {} passed, {} failed, 0 skipped",
+        scene.passed,
+        scene.failed.len()
+    ));
     assert!(scene.failed.is_empty(), "{:?}\n{}", scene.failed, scene.node.last_words());
 }
 
 fn unpacking(scene: &mut Scene) {
-    for (name, fate, layers) in layers() {
+    for (name, fate, layers) in [names_and_links(), hard_links_and_whiteouts(), oddities()].concat() {
         let layers: Vec<Layer> = layers
             .iter()
             .map(|entries| Layer::new(entries, Compression::Gzip, Format::Oci).expect("a layer"))
@@ -277,13 +347,25 @@ fn bomb(size: u64) -> Vec<u8> {
 
 fn free_space(scene: &Scene) -> u64 {
     let dir = scene.node.root();
-    let text = e2e::run(std::process::Command::new("df").args(["-B1", "--output=avail"]).arg(dir)).expect("df");
+    let text =
+        e2e::run(std::process::Command::new("df").args(["-B1", "--output=avail"]).arg(dir)).expect("df");
     text.lines().nth(1).and_then(|line| line.trim().parse().ok()).expect("a number")
 }
 
 /// User names that a careless parser takes for root.
 fn users(scene: &mut Scene) {
-    let tricky = ["2147483648", "4294967295", "4294967296", "0x0", "-1", "1000 ", "+0", "1:-1", "99999999999999999999", ":"];
+    let tricky = [
+        "2147483648",
+        "4294967295",
+        "4294967296",
+        "0x0",
+        "-1",
+        "1000 ",
+        "+0",
+        "1:-1",
+        "99999999999999999999",
+        ":",
+    ];
     for user in tricky {
         let passwd = format!("root:x:0:0:root:/root:/bin/sh\n{user}:x:0:0::/:/bin/sh\n");
         let config = Config { user: user.to_owned(), ..Config::default() };
@@ -352,9 +434,21 @@ fn directories(scene: &mut Scene) {
     let mut attacks = vec![
         ("volume by dot-dot", volumes(&["/../../../../canary"]), vec![]),
         ("volume through a link", volumes(&["/link/canary"]), vec![Entry::symlink("link", "/")]),
-        ("dev is a link", Config::default(), vec![Entry::file(".wh.dev", ""), Entry::symlink("dev", "/canary")]),
-        ("proc is a link", Config::default(), vec![Entry::file(".wh.proc", ""), Entry::symlink("proc", "/canary")]),
-        ("sys is a link", Config::default(), vec![Entry::file(".wh.sys", ""), Entry::symlink("sys", "/canary")]),
+        (
+            "dev is a link",
+            Config::default(),
+            vec![Entry::file(".wh.dev", ""), Entry::symlink("dev", "/canary")],
+        ),
+        (
+            "proc is a link",
+            Config::default(),
+            vec![Entry::file(".wh.proc", ""), Entry::symlink("proc", "/canary")],
+        ),
+        (
+            "sys is a link",
+            Config::default(),
+            vec![Entry::file(".wh.sys", ""), Entry::symlink("sys", "/canary")],
+        ),
         ("dev/null is a link", Config::default(), vec![Entry::symlink("dev/null", "/canary/file")]),
         ("hosts is a link", Config::default(), vec![Entry::symlink("etc/hosts", "/canary/file")]),
         ("mtab is a link", Config::default(), vec![Entry::symlink("etc/mtab", "/canary/mtab")]),
@@ -363,7 +457,8 @@ fn directories(scene: &mut Scene) {
         ("working directory by dot-dot", work("/../../../../canary/made"), vec![]),
     ];
     for number in [3, 5, 7, 8, 9, 10, 12, 16] {
-        let name: &'static str = Box::leak(format!("working directory is descriptor {number}").into_boxed_str());
+        let name: &'static str =
+            Box::leak(format!("working directory is descriptor {number}").into_boxed_str());
         attacks.push((name, work(&format!("/proc/self/fd/{number}")), vec![]));
     }
     let look = "pwd; ls -la . ../../../../canary /canary 2>&1; cat private/secret ../../../../canary/private/secret \

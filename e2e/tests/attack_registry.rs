@@ -1,5 +1,6 @@
 //! A registry is not trusted: not with credentials that are another's, nor with memory, disk or time, nor
 //! with what an image is said to be.
+#![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,7 +64,8 @@ impl Scene {
 }
 
 fn small() -> Image {
-    let layer = Layer::new(&[Entry::file("file", "content")], Compression::Gzip, Format::Oci).expect("a layer");
+    let layer =
+        Layer::new(&[Entry::file("file", "content")], Compression::Gzip, Format::Oci).expect("a layer");
     Image::new(&Config::default(), &[layer], Format::Oci)
 }
 
@@ -87,7 +89,8 @@ fn hostile_registry() {
     lies_about_content(&mut scene);
     ambiguous_documents(&mut scene);
     endless_answers(&mut scene);
-    let images = scene.node.client.list_images(cri::ListImagesRequest::default()).expect("list images").images;
+    let images =
+        scene.node.client.list_images(cri::ListImagesRequest::default()).expect("list images").images;
     assert!(images.iter().all(|image| !image.repo_tags.is_empty()), "images without a name: {images:?}");
     summarize(&format!("attacks by a registry: {} passed, 0 failed, 0 skipped", scene.passed));
 }
@@ -101,8 +104,9 @@ fn credentials_stay_home(scene: &mut Scene) {
     let elsewhere = format!("http://{}{blob}", scene.other.address());
     scene.evil.reply(&blob, Reply::redirect(&elsewhere));
     let needed = |request: &e2e::evil::Request| {
-        (request.authorization.as_deref() != Some(BASIC))
-            .then(|| Reply::new(401, "application/json", "{}").header("WWW-Authenticate", "Basic realm=\"evil\""))
+        (request.authorization.as_deref() != Some(BASIC)).then(|| {
+            Reply::new(401, "application/json", "{}").header("WWW-Authenticate", "Basic realm=\"evil\"")
+        })
     };
     scene.evil.hook(needed);
     scene.pull("redirect", true).unwrap_or_else(|error| panic!("{error}\n{}", scene.node.last_words()));
@@ -114,7 +118,8 @@ fn credentials_stay_home(scene: &mut Scene) {
 
     // Nor to the address that a manifest names for its layer, if it is used at all.
     let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest.bytes).expect("JSON");
-    let foreign = Layer::new(&[Entry::file("foreign", "layer")], Compression::Gzip, Format::Docker).expect("a layer");
+    let foreign =
+        Layer::new(&[Entry::file("foreign", "layer")], Compression::Gzip, Format::Docker).expect("a layer");
     let media_type = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     manifest["layers"][0] = json!({"mediaType": media_type, "digest": foreign.blob.digest,
         "size": foreign.blob.bytes.len(), "urls": [format!("http://{}/foreign", scene.other.address())]});
@@ -122,7 +127,8 @@ fn credentials_stay_home(scene: &mut Scene) {
     scene.evil.manifest("evil", "foreign", &manifest);
     // Whether it succeeds does not matter: only who was told.
     let _ = scene.pull("foreign", true);
-    let leaked: Vec<_> = scene.other.requests().into_iter().filter(|one| one.authorization.is_some()).collect();
+    let leaked: Vec<_> =
+        scene.other.requests().into_iter().filter(|one| one.authorization.is_some()).collect();
     assert!(leaked.is_empty(), "credentials went to a layer's address: {leaked:?}");
     scene.evil.hook(|_| None);
     scene.passed += 1;
@@ -200,7 +206,11 @@ fn ambiguous_documents(scene: &mut Scene) {
     let index_type = "application/vnd.oci.image.index.v1+json";
     let mut both: serde_json::Value = serde_json::from_slice(&image.manifest.bytes).expect("JSON");
     both["manifests"] = json!([]);
-    scene.evil.manifest("evil", "both", &Blob::new(&image.manifest.media_type, both.to_string().into_bytes()));
+    scene.evil.manifest(
+        "evil",
+        "both",
+        &Blob::new(&image.manifest.media_type, both.to_string().into_bytes()),
+    );
     scene.refused("both", Duration::from_secs(30));
     let disguised = Blob::new(index_type, image.manifest.bytes.clone());
     scene.evil.manifest("evil", "disguised", &disguised);
@@ -241,7 +251,8 @@ fn endless_answers(scene: &mut Scene) {
 
 /// Resident memory of a process, in bytes.
 fn memory(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).expect("a daemon");
+    let text =
+        std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).expect("a daemon");
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }

@@ -71,7 +71,10 @@ fn two_hundred_pods_leave_nothing() {
     }
     assert_back_to(&before, &node, Duration::from_secs(20));
     let grown = resident(node.daemon_pid()).expect("read the daemon's memory");
-    summarize(&format!("200 pod cycles leave nothing: 1 passed, 0 failed, 0 skipped (daemon {} MiB)", grown >> 20));
+    summarize(&format!(
+        "200 pod cycles leave nothing: 1 passed, 0 failed, 0 skipped (daemon {} MiB)",
+        grown >> 20
+    ));
 }
 
 /// A pod's whole life: container, exec, exit.

@@ -1,4 +1,5 @@
 //! Every subcommand of crictl, as a person would type it.
+#![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -95,7 +96,8 @@ impl Script {
     /// Runs crictl with something on its standard input.
     fn with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = self.command(arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -250,7 +252,8 @@ fn image_commands(script: &mut Script) {
     });
     script.step("imagefsinfo", |script| {
         let info = script.json(&["imagefsinfo", "-o", "json"])?;
-        let used = info["status"]["imageFilesystems"][0]["usedBytes"]["value"].as_str().unwrap_or("0").to_owned();
+        let used =
+            info["status"]["imageFilesystems"][0]["usedBytes"]["value"].as_str().unwrap_or("0").to_owned();
         ensure!(used.parse::<u64>()? > 0, "{info}");
         Ok(())
     });
@@ -271,7 +274,10 @@ fn pod_commands(script: &mut Script, pod: &str) {
     script.step("inspectp", |script| {
         let status = script.json(&["inspectp", pod])?;
         ensure!(status["status"]["state"] == "SANDBOX_READY", "{status}");
-        ensure!(status["status"]["network"]["ip"].as_str().is_some_and(|ip| !ip.is_empty()), "no address: {status}");
+        ensure!(
+            status["status"]["network"]["ip"].as_str().is_some_and(|ip| !ip.is_empty()),
+            "no address: {status}"
+        );
         Ok(())
     });
     let loop_ = "echo out; echo err >&2; while read line; do echo \"got $line\"; done; sleep 1000";
@@ -330,10 +336,14 @@ fn exec_commands(script: &mut Script, container: &str) {
         script.step(&format!("exec by {transport}"), |script| {
             let text = script.crictl(&["exec", "--transport", transport, container, "echo", "hello"])?;
             ensure!(text == "hello", "{text}");
-            let text = script.with_input(&["exec", "-i", "--transport", transport, container, "cat"], "through\n")?;
+            let text = script
+                .with_input(&["exec", "-i", "--transport", transport, container, "cat"], "through\n")?;
             ensure!(text == "through\n", "{text:?}");
             let failed = script.crictl(&["exec", "--transport", transport, container, "sh", "-c", "exit 7"]);
-            ensure!(failed.is_err_and(|error| format!("{error:#}").contains('7')), "exit code 7 is not reported");
+            ensure!(
+                failed.is_err_and(|error| format!("{error:#}").contains('7')),
+                "exit code 7 is not reported"
+            );
             Ok(())
         });
     }
@@ -354,7 +364,10 @@ fn log_commands(script: &mut Script, container: &str) {
         Ok(())
     });
     script.step("logs --reopen", |script| {
-        let path = script.json(&["inspect", container])?["status"]["logPath"].as_str().context("no path")?.to_owned();
+        let path = script.json(&["inspect", container])?["status"]["logPath"]
+            .as_str()
+            .context("no path")?
+            .to_owned();
         std::fs::rename(&path, format!("{path}.1"))?;
         script.crictl(&["logs", "--reopen", container])?;
         ensure!(Path::new(&path).try_exists()?, "no new log at {path}");
@@ -365,7 +378,8 @@ fn log_commands(script: &mut Script, container: &str) {
 fn statistics(script: &mut Script, pod: &str, container: &str) {
     script.step("stats", |script| {
         let stats = script.json(&["stats", "-o", "json", "--id", container])?;
-        let memory = stats["stats"][0]["memory"]["workingSetBytes"]["value"].as_str().unwrap_or("0").to_owned();
+        let memory =
+            stats["stats"][0]["memory"]["workingSetBytes"]["value"].as_str().unwrap_or("0").to_owned();
         ensure!(memory.parse::<u64>()? > 0, "{stats}");
         script.crictl(&["stats", container])
     });

@@ -1,6 +1,7 @@
 //! The conformance suite of cri-tools: in order, in parallel and random, and over WebSockets.
 //!
 //! Every spec that this kernel can run must pass, without a second try.
+#![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::path::Path;
 use std::process::Command;
@@ -65,7 +66,9 @@ fn critest(endpoint: &str, arguments: &[&str], json: &Path, log: &Path) {
     let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(&program);
     command.env("PATH", path).current_dir(log.parent().expect("a directory for the log"));
-    command.arg(format!("--runtime-endpoint={endpoint}")).arg(format!("--ginkgo.json-report={}", json.display()));
+    command
+        .arg(format!("--runtime-endpoint={endpoint}"))
+        .arg(format!("--ginkgo.json-report={}", json.display()));
     command.args(["--ginkgo.no-color", "--ginkgo.skip=public image with digest"]).args(arguments);
     let mut process = Process::spawn(command, log).expect("run critest");
     e2e::wait_until("critest to end", PATIENCE, || process.exited().is_some());

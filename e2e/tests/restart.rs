@@ -1,4 +1,5 @@
 //! The daemon is killed at any moment; containers, their logs and their exit codes do not notice.
+#![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 fn containers_outlive_the_daemon() {
     let lab = Lab::enter("restart");
     let registry = lab.registry().expect("start the registry");
-    let mut node = Node::start(&lab, "node", Some(&registry), NodeOptions::default()).expect("start the node");
+    let mut node =
+        Node::start(&lab, "node", Some(&registry), NodeOptions::default()).expect("start the node");
     node.client.pull(BUSYBOX).expect("pull");
     let before = Snapshot::take(&node).expect("look around");
     if let Err(error) = outlive(&mut node) {
@@ -31,7 +33,8 @@ fn outlive(node: &mut Node) -> Result<()> {
     let pod_id = node.client.run_pod(&config)?;
     let counting = "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.02; done";
     let talker = node.client.run(&pod_id, &config, &container("talker", BUSYBOX, &["sh", "-c", counting]))?;
-    let leaver = container("leaver", BUSYBOX, &["sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 42"]);
+    let leaver =
+        container("leaver", BUSYBOX, &["sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 42"]);
     let leaver = node.client.run(&pod_id, &config, &leaver)?;
     let killed = node.client.run(&pod_id, &config, &container("killed", BUSYBOX, &["sleep", "1000"]))?;
     let stayer = node.client.run(&pod_id, &config, &container("stayer", BUSYBOX, &["top"]))?;
@@ -47,7 +50,9 @@ fn outlive(node: &mut Node) -> Result<()> {
     std::fs::write(format!("/proc/{leaver_root}/root/go"), "").context("tell the leaver to go")?;
     e2e::signal(killed_process, "KILL");
     let seen = lines(&log)?.len();
-    wait_until("lines while the daemon is down", PATIENCE, || lines(&log).is_ok_and(|now| now.len() > seen + 20));
+    wait_until("lines while the daemon is down", PATIENCE, || {
+        lines(&log).is_ok_and(|now| now.len() > seen + 20)
+    });
     let took = node.restart_daemon()?;
     println!("the daemon served again after {took:?}");
 
@@ -59,7 +64,10 @@ fn outlive(node: &mut Node) -> Result<()> {
         ensure!(state == cri::ContainerState::ContainerRunning, "{id} is {state:?}");
     }
     ensure!(sandbox(node, &pod_id)?.network.context("no network")?.ip == address, "the address changed");
-    ensure!(node.client.exec_ok(&stayer, &["sh", "-c", "readlink /proc/self/ns/net"])? == pid, "another namespace");
+    ensure!(
+        node.client.exec_ok(&stayer, &["sh", "-c", "readlink /proc/self/ns/net"])? == pid,
+        "another namespace"
+    );
 
     // Not a line lost, none twice.
     let request = cri::StopContainerRequest { container_id: talker.clone(), timeout: 0 };
@@ -79,7 +87,8 @@ fn outlive(node: &mut Node) -> Result<()> {
 fn killed_in_the_middle() {
     let lab = Lab::enter("killed");
     let registry = lab.registry().expect("start the registry");
-    let mut node = Node::start(&lab, "node", Some(&registry), NodeOptions::default()).expect("start the node");
+    let mut node =
+        Node::start(&lab, "node", Some(&registry), NodeOptions::default()).expect("start the node");
     node.client.pull(BUSYBOX).expect("pull");
     let before = Snapshot::take(&node).expect("look around");
     for round in 0..20_u64 {
@@ -142,7 +151,7 @@ fn lines(log: &Path) -> Result<Vec<String>> {
 
 /// The host's process id of a container's first process, found by what it runs.
 fn process_of(node: &Node, name: &str) -> Result<u32> {
-    let needle = if name == "leaver" { "exit 42" } else { "sleep\0001000" };
+    let needle = if name == "leaver" { "exit 42" } else { "sleep\x001000" };
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
