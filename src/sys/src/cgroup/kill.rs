@@ -13,6 +13,8 @@ use crate::proc::process_stat;
 
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `cgroup.kill` may take before processes are killed one by one.
+const GRACE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Kills every process of one cgroup directory, whichever hierarchy it is of, and returns when none is left
@@ -54,11 +56,11 @@ pub(super) fn kill(group: &Cgroup, signal: i32) -> Result<(), Error> {
     if signal != libc::SIGKILL {
         return signal_each(group, signal).map(|_| ());
     }
-    if let Some(dir) = group.unified_dir() {
-        // Linux 5.14; older kernels and processes outside this hierarchy are left to the loop.
-        _ = files::write_io(&dir.join("cgroup.kill"), "1");
-    }
-    let deadline = Instant::now() + KILL_TIMEOUT;
+    // Linux 5.14; older kernels and processes outside this hierarchy are left to the loop.
+    let at_once =
+        group.unified_dir().is_some_and(|dir| files::write_io(&dir.join("cgroup.kill"), "1").is_ok());
+    let start = Instant::now();
+    let deadline = start + KILL_TIMEOUT;
     let mut pause = Duration::from_micros(200);
     loop {
         let left = living(group)?;
@@ -68,11 +70,13 @@ pub(super) fn kill(group: &Cgroup, signal: i32) -> Result<(), Error> {
         if Instant::now() >= deadline {
             return Err(Error::Survivors { path: group.path().into(), count: left });
         }
-        // Frozen processes cannot fork faster than we kill; where freezing fails the loop goes on without.
-        let frozen = freeze(group).is_ok();
-        signal_each(group, signal)?;
-        if frozen {
-            thaw(group)?;
+        if !at_once || start.elapsed() > GRACE {
+            // Frozen processes cannot fork faster than we kill; where freezing fails we go on without.
+            let frozen = freeze(group).is_ok();
+            signal_each(group, signal)?;
+            if frozen {
+                thaw(group)?;
+            }
         }
         sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
