@@ -62,7 +62,7 @@ impl Store {
     /// The size of a blob, if it is in the store.
     pub fn stat(&self, digest: &Digest) -> Option<u64> {
         let metadata = fs::symlink_metadata(self.blob_path(digest)).ok()?;
-        metadata.is_file().then(|| metadata.len())
+        metadata.is_file().then_some(metadata.len())
     }
 
     /// Where a blob is, or would be.

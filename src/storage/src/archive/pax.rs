@@ -75,8 +75,11 @@ impl Pax {
     }
 }
 
+/// Key, value, and what follows.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
 /// Splits off the first record.
-fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), &'static str> {
+fn record(data: &[u8]) -> Result<Record<'_>, &'static str> {
     const BAD: &str = "an extended record in it is malformed";
     let space = data.iter().take(20).position(|byte| *byte == b' ').ok_or(BAD)?;
     let digits = &data[..space];

@@ -53,7 +53,7 @@ pub(crate) fn pax_form(keys: &SparseKeys) -> Result<PaxForm, &'static str> {
 
 /// Offsets and lengths in turn.
 pub(crate) fn pairs(numbers: &[i64]) -> Result<Vec<Part>, &'static str> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err(BAD);
     }
     numbers.chunks_exact(2).map(|pair| Ok((unsigned(pair[0])?, unsigned(pair[1])?))).collect()
