@@ -188,6 +188,7 @@ impl Network {
                 host::sysctl(&format!("ipv4/conf/{link}/route_localnet"), "1")?;
             }
         }
+        portmap::forget_flows_before(&record.rules)?;
         let mut done = record.clone();
         done.stage = Stage::Attached;
         self.store.save(&done)?;

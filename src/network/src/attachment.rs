@@ -190,3 +190,30 @@ pub struct ValidAttachment {
 pub(crate) fn is_unusable_target(ip: IpAddr) -> bool {
     ip.is_multicast() || ip == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(host_ip: Option<&str>) -> PortMapping {
+        let host_ip = host_ip.map(|ip| ip.parse().unwrap());
+        PortMapping { host_port: 80, container_port: 80, protocol: Protocol::Tcp, host_ip }
+    }
+
+    #[test]
+    fn claims_to_the_same_port_meet_or_not() {
+        let conflict = |a, b| {
+            let (a, b) = (mapping(a), mapping(b));
+            assert_eq!(a.conflicts_with(&b), b.conflicts_with(&a));
+            a.conflicts_with(&b)
+        };
+        assert!(conflict(None, None));
+        assert!(conflict(None, Some("127.0.0.1")));
+        assert!(conflict(Some("0.0.0.0"), Some("10.0.0.1")));
+        assert!(conflict(None, Some("::1")));
+        assert!(!conflict(Some("0.0.0.0"), Some("::")));
+        assert!(!conflict(Some("127.0.0.1"), Some("127.0.0.2")));
+        assert!(!conflict(Some("::1"), Some("0.0.0.0")));
+        assert!(!conflict(Some("0.0.0.0"), Some("::1")));
+    }
+}

@@ -333,3 +333,6 @@ pub(crate) fn load_directory(directory: &Path) -> std::io::Result<(Vec<Conflist>
     }
     Ok((good, bad))
 }
+
+#[cfg(test)]
+mod tests;

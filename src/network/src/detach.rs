@@ -15,8 +15,8 @@ use crate::conflist::{Conflist, Plugin, PluginType, Version};
 use crate::error::Error;
 use crate::exec::{Call, Verb};
 use crate::network::{GcReport, Network};
-use crate::plugins::Builtin;
 use crate::plugins::bridge::{Ipam, Plan, open_route};
+use crate::plugins::{Builtin, portmap};
 use crate::record::{Key, Record, Stage};
 use crate::result::Attached;
 
@@ -42,6 +42,9 @@ impl Network {
         };
         let mut errors = Vec::new();
         if let Err(error) = self.tables.remove(&record.rules, &key.owner()) {
+            errors.push(error);
+        }
+        if let Err(error) = portmap::forget_flows_after(&record.rules) {
             errors.push(error);
         }
         self.undo_plugins(&record, detachment, &mut errors);

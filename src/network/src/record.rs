@@ -202,3 +202,6 @@ impl Store {
         self.attachments.join(format!("{}.json", key.owner()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,12 @@
 
 mod batch;
 mod connection;
+mod conntrack;
 mod rule;
 
 pub use batch::{Batch, Chain, ChainKind, Element, Family, Hook, Set, datatype};
 pub use connection::{Connection, Error, Failure, Monitor, RuleInfo};
+pub use conntrack::{UdpFlow, forget_udp};
 pub use rule::{Cmp, CtKey, MetaKey, PayloadBase, Rule, Verdict};
 
 /// Number of this subsystem within netfilter's netlink protocol.

@@ -73,7 +73,7 @@ fn parse_resolv_conf(text: &str) -> Dns {
         match keyword {
             Some("nameserver") => dns.nameservers.extend(values.take(1)),
             Some("search") => dns.search = values.collect(),
-            Some("domain") => dns.domain = values.last(),
+            Some("domain") => dns.domain = values.take(1).next(),
             Some("options") => dns.options.extend(values),
             Some(_) | None => {}
         }

@@ -55,8 +55,11 @@ fn bench_attach_and_detach() {
                     .unwrap();
                 down.push(started.elapsed());
             }
+            let least = (up.iter().min().copied(), down.iter().min().copied());
             let ((up, up99), (down, down99)) = (median(up), median(down));
-            println!("{name}: attach p50 {up:?} p99 {up99:?}, detach p50 {down:?} p99 {down99:?}");
+            println!(
+                "{name}: attach p50 {up:?} p99 {up99:?}, detach p50 {down:?} p99 {down99:?}, least {least:?}"
+            );
         }
     });
 }

@@ -168,3 +168,31 @@ fn flushed_rules_are_noticed_and_restored() {
         assert_eq!(elements.len(), 1, "only the bridge is left: {listing}");
     });
 }
+
+#[test]
+fn a_udp_flow_follows_the_port_to_its_next_owner() {
+    on_host(|host| {
+        let network = host.network();
+        let ports = [port(Protocol::Udp, 8053, 53, None)];
+        let open = || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
+            socket.connect((HOST_IP, 8053)).unwrap();
+            socket
+        };
+        let client = sys::ns::in_netns(host.outside.as_fd(), open).unwrap();
+        let ask = || {
+            // The first try only collects an error that was pending.
+            let _ = client.send(b"hello");
+            client.send(b"hello")?;
+            client.recv(&mut [0; 64])
+        };
+        assert!(ask().is_err(), "nobody serves yet");
+        for id in ["first", "second"] {
+            let pod = attach(&network, id, &ports);
+            serve_udp(pod.netns.as_fd(), "0.0.0.0:53");
+            assert!(ask().is_ok(), "{id}");
+            network.detach(&pod.detachment()).unwrap();
+        }
+    });
+}
