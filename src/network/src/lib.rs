@@ -1,6 +1,6 @@
 //! Container networking for one node: it attaches network namespaces to networks.
 //!
-//! A network is a CNI *conflist* (specification 0.3.1 to 1.1.0). The plugins `bridge`, `host-local`, `static`,
+//! A network is a CNI *conflist* (specification 0.3.1 to 1.1.0). The plugins `bridge`, `host-local`,
 //! `portmap`, `firewall` and `loopback` run inside this process, over netlink; every other type is a program that is
 //! executed as the specification says. A conflist may mix both.
 //!
