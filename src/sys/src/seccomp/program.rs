@@ -39,7 +39,7 @@ impl Flags {
     /// The bits for the kernel: a listener with thread synchronisation needs one more, and the flag about
     /// waiting is refused without a listener.
     #[must_use]
-    pub(super) const fn bits(self) -> u32 {
+    pub const fn bits(self) -> u32 {
         let listener = self.contains(Flags::NEW_LISTENER);
         if listener && self.contains(Flags::TSYNC) {
             self.0 | Self::TSYNC_ESRCH

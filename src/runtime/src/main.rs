@@ -1,0 +1,2 @@
+//! The runtime as a command.
+fn main() {}
