@@ -11,4 +11,6 @@ pub(crate) mod pump;
 pub(crate) mod pumps;
 pub(crate) mod split;
 mod taps;
+#[cfg(test)]
+mod tests;
 pub(crate) mod timestamp;

@@ -37,6 +37,7 @@ use crate::log::pumps::{Note, Pumps};
 use crate::protocol;
 
 const SIGINT: i32 = 2;
+const SIGKILL: i32 = 9;
 const SIGUSR2: i32 = 12;
 const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
@@ -116,7 +117,7 @@ struct Keeper {
     pumps: Pumps,
     /// Requests a pump is busy with.
     tickets: HashMap<u64, requests::Client>,
-    seccomp: builtin::SeccompCache,
+    workshop: builtin::Workshop,
     /// Given up for a moment when descriptors run out, so that a client can be told.
     spare: Option<OwnedFd>,
     stopping: bool,
@@ -143,6 +144,7 @@ impl Keeper {
         degrade("lower the own OOM score to -999", sys::reaper::set_oom_score_adj(-999));
         let signals =
             Signals::block(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR2]).map_err(setup("block signals".into()))?;
+        let workshop = builtin::Workshop::new().map_err(setup("learn what the machine can do".into()))?;
         let poller = Poller::new().map_err(setup("create an epoll instance".into()))?;
         let pumps = Pumps::new().map_err(setup("create the queue of the log pumps".into()))?;
         let spare = std::fs::File::open("/dev/null").ok().map(OwnedFd::from);
@@ -164,7 +166,7 @@ impl Keeper {
             kept: Vec::new(),
             pumps,
             tickets: HashMap::new(),
-            seccomp: builtin::SeccompCache::default(),
+            workshop,
             spare,
             stopping: false,
             asked_to_stop: false,

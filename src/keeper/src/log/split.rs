@@ -53,7 +53,8 @@ impl Splitter {
     }
 
     /// Bytes that are kept.
-    pub(crate) fn kept(&self) -> usize {
+    #[cfg(test)]
+    fn kept(&self) -> usize {
         self.rest.len()
     }
 

@@ -51,11 +51,6 @@ impl Taps {
         Ok(())
     }
 
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.taps.is_empty()
-    }
-
     /// Copies `bytes` to the taps of `channel`. Afterwards [`Taps::waits`] may be true.
     pub(crate) fn copy(
         &mut self,

@@ -12,20 +12,18 @@ use std::rc::Rc;
 
 use sys::pidfd::WaitStatus;
 
-use super::Keeper;
 use super::builtin::{Builtin, Setup, Step};
 use super::external::External;
 use super::failure::kind_of;
 use super::process::Process;
 use super::reap::Owner;
 use super::requests::Client;
+use super::{Keeper, SIGKILL};
 use crate::log::file::LogFile;
 use crate::log::format::Channel;
 use crate::log::pump::{Output, Source};
 use crate::log::split::Splitter;
 use crate::protocol::{Failure, FailureKind, Reply, Stdio};
-
-const SIGKILL: i32 = 9;
 
 #[derive(Debug)]
 pub(super) struct Birth {

@@ -67,7 +67,7 @@ impl Keeper {
             Some(ends) => Streams::Pipes(ends),
             None => Streams::Terminal(exec.terminal.unwrap_or_default()),
         };
-        let child = builtin::exec(exec, &exec_in, streams, &mut self.seccomp)?;
+        let child = builtin::exec(exec, &exec_in, streams, &mut self.workshop)?;
         self.owners.insert(child.pid(), Owner::Birth(number));
         let report = self.watch_report(number, &child)?;
         Ok(How::BuiltIn { child: Box::new(child), report: Some(report), set_up: false })

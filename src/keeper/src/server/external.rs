@@ -10,15 +10,13 @@ use std::process::{Command, Stdio};
 use sys::pidfd::WaitStatus;
 use sys::socket::Listener;
 
-use super::Keeper;
 use super::births::{ChildEnds, How, LogState};
 use super::builtin::Parts;
 use super::failure::{invalid, io};
 use super::reap::Owner;
 use super::tools::Purpose;
+use super::{Keeper, SIGKILL};
 use crate::protocol::{Exec, Failure, FailureKind};
-
-const SIGKILL: i32 = 9;
 
 /// Most bytes of a runtime's log that are looked at for its last message.
 const LOG_BYTES: usize = 64 * 1024;

@@ -8,10 +8,8 @@ use super::builtin::{self, NamespaceChild};
 use super::failure::{exists, io};
 use super::reap::Owner;
 use super::requests::Client;
-use super::{Keeper, Target};
+use super::{Keeper, SIGKILL, Target};
 use crate::protocol::{Event, Failure, FailureKind, NamespaceKind, NamespaceSpec, Reply};
-
-const SIGKILL: i32 = 9;
 
 /// Namespaces under a key.
 #[derive(Debug)]

@@ -58,7 +58,7 @@ impl Keeper {
         start: &Start,
         mut attached: Attached,
     ) -> Result<(How, OwnEnds, Rc<Setup>), Failure> {
-        let setup = Rc::new(Setup::load(&start.bundle)?);
+        let setup = Rc::new(Setup { bundle: start.bundle.clone(), cgroups: start.cgroups.clone() });
         let (own, ends) = match start.stdio.terminal {
             Some(_) => (OwnEnds::default(), None),
             None => {
@@ -70,7 +70,7 @@ impl Keeper {
             (None, Some(ends)) => Streams::Pipes(ends),
             (size, _) => Streams::Terminal(size.unwrap_or_default()),
         };
-        let child = builtin::start(start, &setup, streams, &mut attached, &mut self.seccomp)?;
+        let child = builtin::start(start, &setup, streams, &mut attached, &mut self.workshop)?;
         self.owners.insert(child.pid(), Owner::Birth(number));
         let report = self.watch_report(number, &child)?;
         Ok((How::BuiltIn { child: Box::new(child), report: Some(report), set_up: false }, own, setup))

@@ -5,12 +5,10 @@ use std::process::Command;
 
 use sys::pidfd::WaitStatus;
 
-use super::Keeper;
 use super::failure::io;
 use super::reap::Owner;
+use super::{Keeper, SIGKILL};
 use crate::protocol::Failure;
-
-const SIGKILL: i32 = 9;
 
 /// A command that runs.
 #[derive(Debug)]

@@ -62,6 +62,7 @@ struct ProcessState {
     ending: Option<Exit>,
     key: u64,
     bundle: PathBuf,
+    cgroups: Vec<PathBuf>,
     external: Option<ExternalRuntime>,
 }
 
@@ -180,7 +181,7 @@ impl Keeper {
             ending,
             key: state.key,
             pump: None,
-            setup: Rc::new(Setup::load(&state.bundle).unwrap_or_default()),
+            setup: Rc::new(Setup { bundle: state.bundle, cgroups: state.cgroups }),
             external: state.external,
         };
         if process.exit.is_none() && process.ending.is_none() {
@@ -359,6 +360,7 @@ fn process_state(id: &str, process: &Process, keep: &mut impl FnMut(&dyn AsFd) -
         ending: process.ending.map(|ending| ending.exit),
         key: process.key,
         bundle: process.setup.bundle.clone(),
+        cgroups: process.setup.cgroups.clone(),
         external: process.external.clone(),
     }
 }

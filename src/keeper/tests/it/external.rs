@@ -1,21 +1,10 @@
 //! Containers of an external OCI runtime: Debian's runc.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 
-use keeper::protocol::{Exec, FailureKind, Reply, Request, Runtime, TerminalSize};
+use keeper::protocol::{Exec, FailureKind, Reply, Request, TerminalSize};
 
-use super::harness::{Keeper, bundle, lines, start};
-
-fn runc(keeper: &Keeper) -> Runtime {
-    let path = Path::new("/usr/sbin/runc");
-    assert!(path.try_exists().unwrap(), "this test needs Debian's runc");
-    Runtime::External { path: path.into(), root: keeper.path("runc"), systemd_cgroup: false }
-}
-
-fn unique(name: &str) -> String {
-    format!("berth-test-{name}-{}", std::process::id())
-}
+use super::harness::{Keeper, bundle, lines, runc, start, unique};
 
 #[test]
 fn a_container_logs_and_exits() {

@@ -123,10 +123,38 @@ impl Client {
         }
     }
 
+    pub(crate) fn next_event(&mut self) -> Event {
+        if self.events.is_empty() {
+            match self.receiver.recv().unwrap().expect("the keeper closed the connection").0 {
+                ServerMessage::Event { event } => return event,
+                ServerMessage::Reply { .. } | ServerMessage::Failure { .. } => panic!("an answer to nothing"),
+            }
+        }
+        self.events.remove(0)
+    }
+
     pub(crate) fn release(&mut self, id: &str) {
         let reply = self.ask(&Request::Release { id: id.into() }, &[]);
         assert!(matches!(reply, Ok((Reply::Done, _))), "{reply:?}");
     }
+}
+
+/// Whether the tests of whole containers use the runtime library; else Debian's runc.
+pub(crate) const BUILT_IN: bool = true;
+
+pub(crate) fn runtime(keeper: &Keeper) -> Runtime {
+    if BUILT_IN { Runtime::BuiltIn } else { runc(keeper) }
+}
+
+pub(crate) fn runc(keeper: &Keeper) -> Runtime {
+    let path = Path::new("/usr/sbin/runc");
+    assert!(path.try_exists().unwrap(), "these tests need Debian's runc");
+    Runtime::External { path: path.into(), root: keeper.path("runc"), systemd_cgroup: false }
+}
+
+/// An id that no other run of these tests uses.
+pub(crate) fn unique(name: &str) -> String {
+    format!("berth-test-{name}-{}", std::process::id())
 }
 
 /// A bundle with busybox in its root file system.
@@ -186,7 +214,7 @@ pub(crate) fn start(id: &str, bundle: PathBuf, log: Option<PathBuf>, runtime: Ru
 /// The lines of a CRI log without their times.
 pub(crate) fn lines(log: &Path) -> Vec<String> {
     let text = String::from_utf8(std::fs::read(log).unwrap()).unwrap();
-    text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    text.split_terminator('\n').map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
 /// Polls a condition; panics when it does not come true.

@@ -1,4 +1,6 @@
 //! The keeper as a process, on a real kernel, as root.
 
+mod containers;
 mod external;
 mod harness;
+mod namespaces;
