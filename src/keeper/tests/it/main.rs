@@ -1,4 +1,5 @@
 //! The keeper as a process, on a real kernel, as root.
+#![allow(clippy::unwrap_used)]
 
 mod containers;
 mod external;
