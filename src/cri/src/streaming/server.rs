@@ -112,8 +112,12 @@ struct Shared {
 }
 
 impl Server {
-    /// Listens and serves until [`Server::shut_down`].
-    pub async fn start(config: Config, backend: Arc<dyn Backend>) -> Result<Self, StartError> {
+    /// Listens and serves until `stop` fires or [`Server::shut_down`].
+    pub async fn start(
+        config: Config,
+        backend: Arc<dyn Backend>,
+        stop: &CancellationToken,
+    ) -> Result<Self, StartError> {
         let listener = TcpListener::bind(config.address).await;
         let (listener, address) = listener
             .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
@@ -127,7 +131,7 @@ impl Server {
             sessions: Arc::new(Semaphore::new(config.max_sessions.min(Semaphore::MAX_PERMITS))),
             handshakes: Handshakes::default(),
             tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            stop: stop.child_token(),
         });
         shared.tasks.spawn(shared.clone().accept(listener, config.tls.map(TlsAcceptor::from)));
         Ok(Self { shared, base: format!("{scheme}://{authority}"), address })

@@ -110,8 +110,9 @@ impl Tokens {
 
 impl Table {
     fn expire(&mut self, now: Instant) {
-        while let Some((_, hash)) = self.order.pop_front_if(|(expiry, _)| *expiry <= now) {
-            self.operations.remove(&hash);
+        while let Some((_, hash)) = self.order.front().filter(|(expiry, _)| *expiry <= now) {
+            self.operations.remove(hash);
+            self.order.pop_front();
         }
         // Used tokens leave their entry here until it expires; without many of those it stays small.
         if self.order.len() > 2 * MAX_OUTSTANDING {

@@ -12,6 +12,7 @@ use oci::SandboxId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -112,7 +113,7 @@ impl Fixture {
 
     async fn with(config: Config) -> Self {
         let programs = Arc::new(Programs::default());
-        let server = Server::start(config, programs.clone()).await.unwrap();
+        let server = Server::start(config, programs.clone(), &CancellationToken::new()).await.unwrap();
         Self { server, programs }
     }
 
