@@ -20,6 +20,8 @@ mod options;
 mod plan;
 mod request;
 mod seccomp;
+#[cfg(test)]
+mod tests;
 
 pub use child::{Child, ChildError, ErrorKind, Progress, SpawnError, wait_started};
 pub use host::{CgroupMount, Host};
