@@ -59,12 +59,16 @@ pub(crate) async fn run(backend: &dyn Backend, session: Session, version: Versio
         return;
     };
     let Some(error) = parts.error else { return };
+    // The end of our side of an input stream tells clients to send no more, so it must not come before the
+    // session's.
+    let (stdin, stdin_end) = parts.stdin.map(|s| (s.reader, s.writer)).unzip();
+    let (resize, resize_end) = parts.resize.map(|s| (s.reader, s.writer)).unzip();
     let channels = Channels {
         error: Box::new(error.writer),
-        stdin: parts.stdin.map(|s| Box::new(s.reader) as _),
+        stdin: stdin.map(|reader| Box::new(reader) as _),
         stdout: parts.stdout.map(|s| Box::new(s.writer) as _),
         stderr: parts.stderr.map(|s| Box::new(s.writer) as _),
-        resize: parts.resize.map(|s| Box::new(s.reader) as _),
+        resize: resize.map(|reader| Box::new(reader) as _),
         format: version.format(),
         closed: streams.closed(),
     };
@@ -77,6 +81,7 @@ pub(crate) async fn run(backend: &dyn Backend, session: Session, version: Versio
         () = run_session(backend, session, channels) => {}
         () = refuse => {}
     }
+    drop((stdin_end, resize_end));
 }
 
 /// `None`: the client left before it had opened them all.

@@ -234,7 +234,9 @@ impl Shared {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HANDSHAKE_TIMEOUT)
-            .keep_alive(false)
+            // Without keep-alive hyper adds `close` to the Connection header of the upgrade, and Go's
+            // clients then see no Connection header at all. Refusals say `close` themselves.
+            .keep_alive(true)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(io), service)
@@ -255,6 +257,7 @@ impl Shared {
             Err(Refusal(status, text)) => {
                 let mut response = Response::new(Full::from(text + "\n"));
                 *response.status_mut() = status;
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 response
                     .headers_mut()
                     .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

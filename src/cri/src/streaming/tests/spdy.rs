@@ -92,6 +92,8 @@ async fn upgrade(fixture: &Fixture, path: &str, protocol: &str) -> Client<TcpStr
     let answer = request(&mut io, &head).await.to_ascii_lowercase();
     assert!(answer.starts_with("http/1.1 101 "), "{answer}");
     assert!(answer.contains(&format!("x-stream-protocol-version: {protocol}\r\n")), "{answer}");
+    // Go's clients drop the whole header if it says `close` as well.
+    assert!(answer.contains("connection: upgrade\r\n"), "{answer}");
     Client::new(io)
 }
 
@@ -181,6 +183,27 @@ async fn the_server_waits_for_the_client_to_close() {
     assert_eq!(c.client.receive().await, None, "the server says no more");
     // Its end is still open for a while; late input does not reset the connection.
     c.client.data(c.stdin, b"late", true).await;
+}
+
+#[tokio::test]
+async fn input_streams_stay_open_on_our_side() {
+    let fixture = Fixture::new().await;
+    let mut c = start(&fixture, &["cat"], false, "v4.channel.k8s.io").await;
+    c.client.data(c.stdin, b"hello", false).await;
+    let mut echoed = false;
+    while !echoed {
+        match c.client.receive().await.unwrap() {
+            // Go's clients take the end of ours for the wish to get no more input.
+            Frame::Data { stream, fin, data } => {
+                assert!(!fin, "stream {stream} ended");
+                echoed = data == b"hello"[..];
+            }
+            Frame::SynReply { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    c.client.data(c.stdin, b"", true).await;
+    c.client.receive_all(&[c.error, c.stdin, c.stdout, c.last]).await;
 }
 
 #[tokio::test]
