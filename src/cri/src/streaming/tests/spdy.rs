@@ -179,7 +179,7 @@ async fn a_terminal_can_be_resized() {
 async fn the_server_waits_for_the_client_to_close() {
     let fixture = Fixture::new().await;
     let mut c = start(&fixture, &["exit", "0"], false, "v4.channel.k8s.io").await;
-    c.client.receive_all(&[c.error, c.stdout, c.last]).await;
+    c.client.receive_all(&[c.error, c.stdin, c.stdout, c.last]).await;
     assert_eq!(c.client.receive().await, None, "the server says no more");
     // Its end is still open for a while; late input does not reset the connection.
     c.client.data(c.stdin, b"late", true).await;
