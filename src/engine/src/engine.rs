@@ -420,6 +420,12 @@ impl Shared {
         format!("/{}/{id}", parent.trim_matches('/'))
     }
 
+    /// Leaves out of limits what this host cannot do and nobody would miss.
+    pub(crate) fn fit(&self, resources: &mut oci::runtime::LinuxResources) {
+        let hugetlb = self.cgroups.has(sys::cgroup::Controller::Hugetlb);
+        crate::spec::fit(resources, self.cgroups.has_swap_accounting(), hugetlb);
+    }
+
     pub(crate) fn insert_sandbox(&self, handle: Handle) {
         self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).insert(handle.id.clone(), handle);
     }

@@ -170,7 +170,7 @@ impl Engine {
             let failed = |error| Error::caused_by(ErrorKind::Internal, "find the container's cgroup", error);
             let cgroup = shared.cgroups.open(&status.cgroup_path).map_err(failed)?;
             let mut dirs = cgroup.dirs();
-            let Some(index) = kill_hierarchy(&dirs) else { return Ok((dirs, None)) };
+            let Some(index) = kill_hierarchy(&dirs, cgroup.unified_dir()) else { return Ok((dirs, None)) };
             let own = dirs[index].join(&name);
             std::fs::create_dir(&own).map_err(|error| Error::io(format!("make cgroup {}", own.display()), error))?;
             dirs[index].clone_from(&own);
@@ -248,12 +248,13 @@ impl Engine {
 }
 
 /// Which of a container's cgroup directories gets one below it for an exec session: that of the unified
-/// hierarchy if it is the only one, else that of the pids controller, whose limit holds for children, too.
-fn kill_hierarchy(dirs: &[PathBuf]) -> Option<usize> {
+/// hierarchy, where killing is one write; without it that of the pids controller, whose limit holds for
+/// children, too.
+fn kill_hierarchy(dirs: &[PathBuf], unified: Option<&std::path::Path>) -> Option<usize> {
     let pids = |dir: &PathBuf| dir.components().any(|c| c.as_os_str() == "pids");
-    match dirs {
-        [_only] => Some(0),
-        several => several.iter().position(pids),
+    match unified {
+        Some(unified) => dirs.iter().position(|dir| dir == unified),
+        None => dirs.iter().position(pids),
     }
 }
 

@@ -47,7 +47,10 @@ impl Task {
                 tracing::warn!(error = error.chain(), "sandbox could not be started");
                 enter(&progress, "roll back");
                 self.record.phase = Phase::Stopping;
-                let cleaned = self.take_down().await;
+                let cleaned = match self.take_down().await {
+                    Ok(()) => self.remove_directory().await,
+                    Err(error) => Err(error),
+                };
                 if let Err(trouble) = &cleaned {
                     tracing::warn!(error = trouble.chain(), "roll-back failed; the sandbox stays until it is removed");
                     self.publish();
@@ -274,7 +277,14 @@ impl Task {
         Ok(())
     }
 
-    /// The mount behind `/dev/shm`, the files, the init's cgroup. The record stays.
+    pub(super) async fn remove_directory(&self) -> Result<()> {
+        let dir = self.dir.clone();
+        let what = format!("remove {}", dir.display());
+        let work = move || files::remove(&dir);
+        self.shared.blocking.run(Purpose::Lifecycle, work).await?.map_err(|error| Error::io(what, error))
+    }
+
+    /// The mount behind `/dev/shm`, the init's cgroup. The files and the record stay.
     async fn remove_kernel_objects(&mut self) -> Result<()> {
         let dir = self.dir.clone();
         let cgroups = self.shared.cgroups.clone();

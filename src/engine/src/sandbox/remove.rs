@@ -77,14 +77,7 @@ impl Task {
         for id in &ids {
             self.delete_container(id).await?;
         }
-        let dir = self.dir.clone();
-        let what = format!("remove {}", dir.display());
-        let work = move || crate::files::remove(&dir);
-        self.shared
-            .blocking
-            .run(Purpose::Lifecycle, work)
-            .await?
-            .map_err(|error| Error::io(what, error))?;
+        self.remove_directory().await?;
         self.shared.forget_sandbox(&self.record);
         tracing::info!("sandbox removed");
         self.announce(EventKind::Deleted, None);

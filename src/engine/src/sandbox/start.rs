@@ -218,6 +218,7 @@ impl Job {
         let mut resources = spec::limits(&self.container.config.resources)?;
         let devices = spec.linux().as_ref().and_then(|l| l.resources().as_ref()).and_then(|r| r.devices().clone());
         resources.set_devices(devices);
+        self.shared.fit(&mut resources);
         if let Err(error) = cgroup.apply(&resources) {
             drop(cgroup.remove());
             return Err(failed("set the limits of", error));

@@ -11,10 +11,12 @@ use crate::spec;
 impl Task {
     /// Changes a container's limits: all of them, or none. One that has not started gets them when it does.
     pub(super) async fn update(&mut self, id: &ContainerId, asked: &Resources) -> Result<()> {
-        let cgroups = self.shared.cgroups.clone();
+        let shared = std::sync::Arc::clone(&self.shared);
+        let cgroups = shared.cgroups.clone();
         let container = self.container(id)?;
         let wanted = spec::resource_update(&container.config.resources, asked);
-        let limits = spec::limits(asked)?;
+        let mut limits = spec::limits(asked)?;
+        shared.fit(&mut limits);
         spec::limits(&wanted)?;
         match container.state {
             ContainerState::Created => {}
@@ -25,7 +27,7 @@ impl Task {
                 let path = container.cgroup_path.clone();
                 let work = move || cgroups.open(&path).and_then(|cgroup| cgroup.apply(&limits));
                 let what = format!("change the limits of container {}", id.short());
-                self.shared.blocking.run(Purpose::Lifecycle, work).await?.map_err(|error| {
+                shared.blocking.run(Purpose::Lifecycle, work).await?.map_err(|error| {
                     let kind =
                         match error {
                         sys::cgroup::Error::Unsupported { .. } => ErrorKind::Unsupported,

@@ -26,7 +26,7 @@ pub(crate) use capabilities::effective as effective_capabilities;
 pub(crate) use devices::HostDevice;
 pub(crate) use mounts::{BindMount, SandboxFiles};
 pub(crate) use process::{Environment, exec_process};
-pub(crate) use resources::{limits, update as resource_update};
+pub(crate) use resources::{fit, limits, update as resource_update};
 pub(crate) use sysctl::check as check_sysctls;
 
 use crate::config::ContainerDefaults;

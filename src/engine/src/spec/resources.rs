@@ -68,6 +68,22 @@ pub(crate) fn limits(asked: &Resources) -> Result<LinuxResources> {
     Ok(resources)
 }
 
+/// Leaves out what this host cannot do and nobody would miss: a limit on swap that only repeats the one on
+/// memory, and limits of huge pages that are all zero where there are none. Anything else stays, and is an
+/// error when it is applied.
+pub(crate) fn fit(resources: &mut LinuxResources, swap_accounting: bool, hugetlb: bool) {
+    if !swap_accounting && let Some(mut memory) = *resources.memory() {
+        if memory.swap() == memory.limit() {
+            memory.set_swap(None);
+        }
+        resources.set_memory(Some(memory));
+    }
+    let none_asked = |limits: &Vec<oci::runtime::LinuxHugepageLimit>| limits.iter().all(|limit| limit.limit() == 0);
+    if !hugetlb && resources.hugepage_limits().as_ref().is_some_and(none_asked) {
+        resources.set_hugepage_limits(None);
+    }
+}
+
 /// What is in force after an update: what was, overlaid by what is asked for.
 pub(crate) fn update(current: &Resources, asked: &Resources) -> Resources {
     fn text(asked: &str, current: &str) -> String {
