@@ -2,7 +2,8 @@
 
 use cri_api::v1;
 use engine::{Event, EventKind, Subscription};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::batch::BoxStream;
@@ -26,9 +27,12 @@ fn message(event: &Event) -> v1::ContainerEventResponse {
 }
 
 /// The events from now on. A client that falls behind is told so by the end of the stream: it must list
-/// anew.
-pub(crate) fn stream(subscription: Subscription) -> BoxStream<v1::ContainerEventResponse> {
-    Box::pin(stream::unfold(Some(subscription), |subscription| async {
+/// anew. When `stop` fires the stream ends, as every call does.
+pub(crate) fn stream(
+    subscription: Subscription,
+    stop: CancellationToken,
+) -> BoxStream<v1::ContainerEventResponse> {
+    let events = stream::unfold(Some(subscription), |subscription| async {
         let mut subscription = subscription?;
         match subscription.next().await? {
             Ok(event) => Some((Ok(message(&event)), Some(subscription))),
@@ -38,5 +42,6 @@ pub(crate) fn stream(subscription: Subscription) -> BoxStream<v1::ContainerEvent
                 Some((Err(status), None))
             }
         }
-    }))
+    });
+    Box::pin(events.take_until(stop.cancelled_owned()))
 }

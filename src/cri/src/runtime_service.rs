@@ -410,7 +410,7 @@ impl RuntimeService for Service {
         &self,
         _: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        answer(events::stream(self.engine.subscribe()))
+        answer(events::stream(self.engine.subscribe(), self.stop.clone()))
     }
 
     async fn checkpoint_container(

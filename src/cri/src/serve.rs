@@ -65,6 +65,7 @@ pub struct ServeError(#[from] tonic::transport::Error);
 pub(crate) struct Service {
     pub(crate) engine: Engine,
     pub(crate) streaming: Arc<streaming::Server>,
+    pub(crate) stop: CancellationToken,
 }
 
 /// The Container Runtime Interface on an engine.
@@ -88,7 +89,7 @@ impl Server {
         let backend = Arc::new(Sessions(engine.clone()));
         let streaming = Arc::new(streaming::Server::start(config, backend, &stop).await?);
         tracing::debug!(address = %streaming.address(), "streaming server listens");
-        Ok(Self { service: Service { engine, streaming } })
+        Ok(Self { service: Service { engine, streaming, stop } })
     }
 
     /// Serves both services on a socket until `stop` fires and the calls under way are answered.
