@@ -67,7 +67,40 @@ pub(super) fn prepare(input: &PrepareInput) -> Result<Prepared> {
     sys::fs::ensure_directories(&input.dir, 0o711)
         .map_err(|error| Error::io(format!("make {}", input.dir.display()), error))?;
     write_bundle(input, &resolved)?;
+    check_image_mounts(input)?;
     Ok(Prepared { rootfs, user: resolved.user, home: resolved.home })
+}
+
+/// A sub path that is not in its image is found now, not when the container starts.
+fn check_image_mounts(input: &PrepareInput) -> Result<()> {
+    for mount in &input.container.config.mounts {
+        if let MountSource::Image { sub_path, .. } = &mount.source
+            && let Some(image) = input.container.mounted_images.get(&mount.destination)
+        {
+            drop(view_image(&input.shared, image, mount, sub_path, input.namespaces.get(&NamespaceKind::User))?);
+        }
+    }
+    Ok(())
+}
+
+/// Mounts what of an image a container asks for, attached nowhere.
+pub(super) fn view_image(
+    shared: &Shared,
+    image: &oci::Digest,
+    mount: &ContainerMount,
+    sub_path: &str,
+    user: Option<&OwnedFd>,
+) -> Result<OwnedFd> {
+    let sub_path = (!sub_path.is_empty()).then(|| Path::new(sub_path));
+    let options = storage::ViewOptions { sub_path, user_namespace: user.map(AsFd::as_fd) };
+    let view = shared.storage.view(image, options).map_err(|error| {
+        let what = match sub_path {
+            Some(path) => format!("mount {} of image {image} at {}", path.display(), mount.destination.display()),
+            None => format!("mount image {image} at {}", mount.destination.display()),
+        };
+        storage_error(what, error)
+    })?;
+    Ok(view.into())
 }
 
 fn prepare_rootfs(input: &PrepareInput) -> Result<OwnedFd> {

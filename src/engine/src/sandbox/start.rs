@@ -295,13 +295,8 @@ impl Job {
         let image = self.container.mounted_images.get(&mount.destination).ok_or_else(|| {
             Error::internal(format!("no image is recorded for mount {}", mount.destination.display()))
         })?;
-        let what = format!("mount image {image} at {}", mount.destination.display());
-        let sub_path = (!sub_path.is_empty()).then(|| std::path::Path::new(sub_path));
-        let user_namespace = self.namespaces.get(&NamespaceKind::User).map(AsFd::as_fd);
-        let options = storage::ViewOptions { sub_path, user_namespace };
-        let view =
-            self.shared.storage.view(image, options).map_err(|error| prepare::storage_error(what, error))?;
-        Ok(view.into())
+        let user = self.namespaces.get(&NamespaceKind::User);
+        prepare::view_image(&self.shared, image, mount, sub_path, user)
     }
 }
 
