@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -118,8 +118,16 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Detaches and counts.
+    /// Lets calls that are under way return, detaches and counts.
     pub fn finish(mut self) -> Result<(Counts, String)> {
+        let size = || std::fs::metadata(&self.output).map_or(0, |about| about.len());
+        let mut last = (size(), Instant::now());
+        crate::wait::wait_until("a quiet moment", Duration::from_secs(20), || {
+            if size() != last.0 {
+                last = (size(), Instant::now());
+            }
+            last.1.elapsed() > Duration::from_millis(300)
+        });
         signal(self.process.pid(), "INT");
         crate::wait::wait_until("the tracer to end", Duration::from_secs(10), || {
             self.process.exited().is_some()

@@ -20,6 +20,7 @@ fn containers_outlive_the_daemon() {
     let mut node =
         Node::start(&lab, "node", Some(&registry), NodeOptions::default()).expect("start the node");
     node.client.pull(BUSYBOX).expect("pull");
+    warm_up(&node);
     let before = Snapshot::take(&node).expect("look around");
     if let Err(error) = outlive(&mut node) {
         panic!("{error:#}\n{}", node.last_words());
@@ -90,6 +91,7 @@ fn killed_in_the_middle() {
     let mut node =
         Node::start(&lab, "node", Some(&registry), NodeOptions::default()).expect("start the node");
     node.client.pull(BUSYBOX).expect("pull");
+    warm_up(&node);
     let before = Snapshot::take(&node).expect("look around");
     for round in 0..20_u64 {
         if let Err(error) = interrupted(&mut node, round) {
@@ -125,6 +127,17 @@ fn interrupted(node: &mut Node, round: u64) -> Result<()> {
         node.client.remove_pod(id)?;
     }
     Ok(())
+}
+
+/// A first pod makes what all pods share: the bridge, the tables.
+fn warm_up(node: &Node) {
+    let config = pod("warm", node.logs());
+    let start = || {
+        let pod = node.client.run_pod(&config)?;
+        node.client.run(&pod, &config, &container("warm", BUSYBOX, &["top"]))?;
+        node.client.remove_pod(&pod)
+    };
+    start().unwrap_or_else(|error: anyhow::Error| panic!("{error:#}\n{}", node.last_words()));
 }
 
 /// A restarted daemon has other descriptors and another pid; what counts is what pods leave.

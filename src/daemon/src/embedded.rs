@@ -4,10 +4,10 @@
 //! compiler and target give the same bytes.
 
 /// The tar file of the layout: `oci-layout`, `index.json` and `blobs/`.
-pub const EMBEDDED_IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello.tar"));
+pub(crate) const EMBEDDED_IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello.tar"));
 
 /// The name it goes by. `index.json` says the same in `org.opencontainers.image.ref.name`.
-pub const EMBEDDED_REFERENCE: &str = "berth.local/hello:latest";
+pub(crate) const EMBEDDED_REFERENCE: &str = "berth.local/hello:latest";
 
 #[cfg(test)]
 mod tests {
