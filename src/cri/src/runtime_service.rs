@@ -123,7 +123,7 @@ impl RuntimeService for Service {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
-        answer(status::response(&self.engine.status(), request.into_inner().verbose))
+        answer(status::response(&self.engine.status().await, request.into_inner().verbose))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
@@ -136,8 +136,7 @@ impl RuntimeService for Service {
     ) -> Answer<UpdateRuntimeConfigResponse> {
         let network = request.into_inner().runtime_config.and_then(|config| config.network_config);
         if let Some(cidr) = network.map(|network| network.pod_cidr).filter(|cidr| !cidr.is_empty()) {
-            // Networks follow their conflists; an error would keep the kubelet from marking its node ready.
-            tracing::warn!(pod_cidr = %cidr, "the cluster's pod range is not applied: set it in a conflist");
+            self.engine.set_pod_ranges(&cidr).await.map_err(|e| error_status(&e))?;
         }
         answer(UpdateRuntimeConfigResponse {})
     }

@@ -74,7 +74,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let engine = Engine::open(settings.engine.clone())
         .await
         .map_err(|error| anyhow::anyhow!("{}", error.chain()))?;
-    for sentence in engine.status().degraded {
+    for sentence in engine.status().await.degraded {
         tracing::warn!("{sentence}");
     }
     let stop = CancellationToken::new();

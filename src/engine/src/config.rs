@@ -61,7 +61,7 @@ pub struct Handler {
     /// Whether privileged containers see no devices of the host but those they ask for.
     pub privileged_without_host_devices: bool,
     /// Directory of network configuration for this handler; `None` means the common one.
-    pub cni_conf_dir: Option<PathBuf>,
+    pub network_conf_dir: Option<PathBuf>,
 }
 
 /// Who carries out a handler's OCI operations.

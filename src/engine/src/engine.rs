@@ -403,8 +403,12 @@ impl Shared {
     }
 
     /// The network that new sandboxes of a handler join.
-    pub(crate) fn conflist(&self, _handler: &str) -> Result<Arc<Conflist>> {
-        self.network.default_conflist().map_err(|error| {
+    pub(crate) fn conflist(&self, handler: &str) -> Result<Arc<Conflist>> {
+        let found = match &self.handler(handler)?.network_conf_dir {
+            Some(directory) => self.network.conflist_in(directory),
+            None => self.network.default_conflist(),
+        };
+        found.map_err(|error| {
             Error::caused_by(ErrorKind::Unavailable, "no network is ready for the sandbox", error)
         })
     }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keeper::protocol::{Exec, NamespaceKind, Reply as KeeperReply, Request};
+use keeper::protocol::{Exec, Exit, NamespaceKind, Reply as KeeperReply, Request};
 use oci::{ContainerId, SandboxId};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
 use crate::blocking::Purpose;
 use crate::engine::{Engine, Shared};
@@ -31,12 +32,18 @@ pub(crate) struct Cleanup {
     /// The cgroup its processes are in, below the container's.
     cgroup: Option<PathBuf>,
     ended: bool,
+    exit: Option<oneshot::Receiver<Exit>>,
+    /// Whether the session is killed when its owner gives up.
+    kill_when_dropped: bool,
 }
 
 impl Cleanup {
-    /// The first process ended; what it left behind lives on, as it would under any shell.
-    pub(crate) fn ended(&mut self) {
+    /// Waits for the first process; what it leaves behind lives on, as it would under any shell. `None` says
+    /// that the keeper went away.
+    pub(crate) async fn wait(&mut self) -> Option<Exit> {
+        let exit = self.exit.as_mut()?.await.ok();
         self.ended = true;
+        exit
     }
 
     /// Kills every process of the session.
@@ -54,9 +61,24 @@ impl Cleanup {
 impl Drop for Cleanup {
     fn drop(&mut self) {
         let (shared, id, cgroup) = (Arc::clone(&self.shared), self.id.clone(), self.cgroup.take());
-        shared.link.unroute(&id);
+        let kill = self.kill_when_dropped && !self.ended;
+        let running = self.exit.take().filter(|_| !self.ended);
         let tracker = shared.tracker.clone();
         tracker.spawn(async move {
+            if kill && let Some(cgroup) = cgroup.clone() {
+                let killed = shared.blocking.run(Purpose::Lifecycle, move || sys::cgroup::kill_directory(&cgroup)).await;
+                if let Ok(Err(error)) = killed {
+                    tracing::warn!(exec = %id, %error, "processes of an abandoned exec session could not be killed");
+                }
+            }
+            // The keeper holds a session while it runs; the daemon's end must not keep its own from ending.
+            if let Some(exit) = running {
+                tokio::select! {
+                    // Whether it ended or the keeper went away: there is nothing more to wait for.
+                    _ = exit => {}
+                    () = shared.shutdown.cancelled() => return,
+                }
+            }
             let request = Request::Release { id: id.clone() };
             if let Err(error) = shared.link.call("release an exec session", request, &[]).await {
                 tracing::debug!(exec = %id, error = error.chain(), "the keeper could not release an exec session");
@@ -85,6 +107,8 @@ impl Engine {
     pub async fn exec_sync(&self, container: &ContainerId, config: ExecSyncConfig) -> Result<ExecOutput> {
         let asked = ExecConfig { command: config.command.clone(), ..ExecConfig::default() };
         let mut session = self.exec(container, asked).await?;
+        // Nobody can ever see what a command goes on to do once its client is gone.
+        session.cleanup.kill_when_dropped = true;
         let limit = config.max_output_bytes;
         let stdout = collect(session.streams.stdout.take(), limit);
         let stderr = collect(session.streams.stderr.take(), limit);
@@ -128,8 +152,16 @@ impl Engine {
         let process = spec::exec_process(&live.process, config, user.as_ref(), None)?;
         let process = serde_json::to_value(&process).map_err(spec::bug)?;
         let (cgroups, own) = self.exec_cgroups(container, &id).await?;
+        let mut cleanup = Cleanup {
+            shared: Arc::clone(shared),
+            id: id.clone(),
+            cgroup: own,
+            // Until it runs there is nothing to wait for.
+            ended: true,
+            exit: None,
+            kill_when_dropped: false,
+        };
         let exit = shared.link.route_exec(&id);
-        let cleanup = Cleanup { shared: Arc::clone(shared), id: id.clone(), cgroup: own, ended: false };
         let request = Request::Exec(Box::new(Exec {
             id: id.clone(),
             container: container.to_string(),
@@ -139,7 +171,13 @@ impl Engine {
             cgroups,
         }));
         let what = format!("execute {:?} in container {}", config.command[0], container.short());
-        let (reply, fds) = shared.link.call(&what, request, &borrow(&theirs)).await?;
+        let called = shared.link.call(&what, request, &borrow(&theirs)).await;
+        if called.is_err() {
+            shared.link.unroute(&id);
+        }
+        let (reply, fds) = called?;
+        cleanup.exit = Some(exit);
+        cleanup.ended = false;
         let KeeperReply::Started { terminal, stdin, .. } = reply else {
             return Err(Error::internal("the keeper answered Exec with something else"));
         };
@@ -148,7 +186,7 @@ impl Engine {
         if terminal && let Some(master) = fds.next() {
             streams.terminal = Some(Terminal::new(master)?);
         }
-        Ok(ExecSession { id, streams, exit, cleanup })
+        Ok(ExecSession { id, streams, cleanup })
     }
 
     async fn exec_user(&self, live: &LiveContainer, text: &str) -> Result<crate::model::ResolvedUser> {
@@ -221,14 +259,9 @@ impl Engine {
             return Err(Error::precondition(format!("sandbox {} is not ready", sandbox.short())));
         }
         let namespaces = handle.live.namespaces();
+        let deadline = listening_deadline(&handle.status());
         let work = move || {
-            let connect = || {
-                let timeout = Duration::from_secs(10);
-                let v4 = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-                let v6 = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
-                std::net::TcpStream::connect_timeout(&v4, timeout)
-                    .or_else(|error| std::net::TcpStream::connect_timeout(&v6, timeout).map_err(|_| error))
-            };
+            let connect = || connect_local(port, deadline);
             match namespaces.get(&NamespaceKind::Net) {
                 Some(netns) => sys::ns::in_netns(netns.as_fd(), connect).and_then(|r| r),
                 None => connect(),
@@ -255,6 +288,39 @@ fn kill_hierarchy(dirs: &[PathBuf], unified: Option<&std::path::Path>) -> Option
     match unified {
         Some(unified) => dirs.iter().position(|dir| dir == unified),
         None => dirs.iter().position(pids),
+    }
+}
+
+/// How long a container that was just started may take to listen before a refused connection is final:
+/// clients forward ports as soon as the start returned, and give up a session at the first refusal.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// When the youngest container of a sandbox has had its time to listen.
+fn listening_deadline(status: &crate::SandboxStatus) -> std::time::Instant {
+    let youngest = status.containers.iter().filter_map(|container| match container.state {
+        crate::ContainerState::Running { started_at_ns, .. } => Some(started_at_ns),
+        crate::ContainerState::Created | crate::ContainerState::Exited(_) => None,
+    });
+    let age_ns = youngest.max().map_or(i64::MAX, |started| sys::fs::now_ns().saturating_sub(started));
+    let age = Duration::from_nanos(u64::try_from(age_ns).unwrap_or(0));
+    std::time::Instant::now() + LISTEN_PATIENCE.saturating_sub(age)
+}
+
+fn connect_local(port: u16, deadline: std::time::Instant) -> std::io::Result<std::net::TcpStream> {
+    let timeout = Duration::from_secs(10);
+    let v4 = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let v6 = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+    loop {
+        let connected = std::net::TcpStream::connect_timeout(&v4, timeout)
+            .or_else(|error| std::net::TcpStream::connect_timeout(&v6, timeout).map_err(|_| error));
+        match connected {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ConnectionRefused && std::time::Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::blocking::Purpose;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::images::Chain;
 use crate::sandbox::storage_error;
 
@@ -45,6 +45,28 @@ impl Engine {
                 text: list.text().to_owned(),
             })
             .collect()
+    }
+
+    /// Gives the built-in network the ranges of the cluster's pods: addresses with a prefix length, separated by
+    /// commas, IPv4 among them. Networks that are configured keep theirs.
+    pub async fn set_pod_ranges(&self, ranges: &str) -> Result<()> {
+        let mut v4 = None;
+        let mut v6 = None;
+        for text in ranges.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            match text.parse() {
+                Ok(ipnet::IpNet::V4(net)) => v4 = v4.or(Some(net.trunc())),
+                Ok(ipnet::IpNet::V6(net)) => v6 = v6.or(Some(net.trunc())),
+                Err(_) => return Err(Error::invalid(format!("pod range {text:?} is not an address with a prefix length"))),
+            }
+        }
+        let v4 = v4.ok_or_else(|| Error::invalid(format!("pod range {ranges:?} has no IPv4 part, which the built-in network needs")))?;
+        let shared = Arc::clone(self.shared());
+        let work = move || shared.network.set_subnets(v4, v6);
+        self.shared().blocking.run(Purpose::Lifecycle, work).await?.map_err(|error| {
+            Error::caused_by(crate::ErrorKind::InvalidArgument, format!("use the pod range {ranges:?}"), error)
+        })?;
+        tracing::info!(pod_ranges = ranges, "the built-in network uses the cluster's pod range");
+        Ok(())
     }
 
     /// What does not fit together in the stores, a sentence each; with `repair`, after putting right what

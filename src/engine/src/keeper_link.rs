@@ -65,7 +65,6 @@ pub(crate) struct Link {
     unclaimed: Mutex<HashMap<String, Exit>>,
     next_id: AtomicU64,
     connected: watch::Sender<bool>,
-    keeper_pid: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -83,7 +82,6 @@ impl Link {
             unclaimed: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(1),
             connected: watch::channel(false).0,
-            keeper_pid: AtomicU64::new(0),
         });
         link.connect(socket, program, state)?;
         Ok(link)
@@ -92,22 +90,16 @@ impl Link {
     /// Connects (again). The reader thread ends with its connection.
     pub(crate) fn connect(self: &Arc<Self>, socket: &Path, program: Option<&Path>, state: &Path) -> Result<()> {
         let (sender, receiver) = dial(socket, program, state)?;
-        let pid = receiver.keeper_pid();
+        tracing::debug!(pid = receiver.keeper_pid(), release = receiver.release(), "connected to the keeper");
         *lock(&self.sender) = Some(sender);
         let link = Arc::clone(self);
         std::thread::Builder::new()
             .name("keeper-link".into())
             .spawn(move || link.read(receiver))
             .map_err(|error| Error::io("start the thread that listens to the keeper", error))?;
-        self.keeper_pid.store(u64::from(pid), Ordering::Relaxed);
         self.call_blocking(Request::Subscribe)?;
         self.connected.send_replace(true);
         Ok(())
-    }
-
-    /// The keeper's pid: descriptors it holds are reachable below `/proc/<pid>/fd`.
-    pub(crate) fn keeper_pid(&self) -> u64 {
-        self.keeper_pid.load(Ordering::Relaxed)
     }
 
     /// Whether the connection is up, and news of it.
@@ -177,6 +169,16 @@ impl Link {
     /// Nobody waits for the exit of `id` any more.
     pub(crate) fn unroute(&self, id: &str) {
         lock(&self.routes).remove(id);
+    }
+
+    /// Containers whose exit somebody waits for, with their inboxes.
+    pub(crate) fn waiting(&self) -> Vec<(ContainerId, Arc<ExitInbox>)> {
+        let routes = lock(&self.routes);
+        let containers = routes.values().filter_map(|route| match route {
+            Route::Container(inbox, id) => Some((id.clone(), Arc::clone(inbox))),
+            Route::Exec(_) => None,
+        });
+        containers.collect()
     }
 
     fn read(&self, mut receiver: Receiver) {

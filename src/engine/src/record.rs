@@ -109,3 +109,45 @@ impl SandboxRecord {
         Ok(record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written by the first release; every later one must read it.
+    const V1: &str = r#"{
+        "version": 1, "boot_id": "b", "id": "s1", "phase": "Ready", "created_at_ns": 7, "hostname": "h",
+        "has_namespaces": true, "network": "berth", "addresses": [{"ip": "10.88.0.2", "prefix_len": 16}],
+        "config": {"metadata": {"name": "p", "uid": "u", "namespace": "n", "attempt": 1},
+                   "namespaces": {"network": "Sandbox", "pid": "Container", "ipc": "Host"}},
+        "containers": [{
+            "id": "c1", "created_at_ns": 8, "image_ref": "r", "home": "/", "stop_signal": 15,
+            "image_id": "sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "user": {"uid": 1, "gid": 2, "groups": [2]}, "log_path": "/l", "cgroup_path": "/berth/c1",
+            "config": {"key": {"name": "c", "attempt": 0}, "image": "i"}, "start_asked": true,
+            "state": {"Running": {"pid": 9, "start_time": 10, "started_at_ns": 11}}
+        }]
+    }"#;
+
+    #[test]
+    fn records_of_the_first_release_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("record.json"), V1).unwrap();
+        let record = SandboxRecord::read(dir.path()).unwrap();
+        assert_eq!(record.phase, Phase::Ready);
+        let running = ContainerState::Running { pid: 9, start_time: 10, started_at_ns: 11 };
+        assert_eq!(record.containers[0].state, running);
+        record.write(dir.path()).unwrap();
+        let again = SandboxRecord::read(dir.path()).unwrap();
+        assert_eq!(serde_json::to_value(&again).unwrap(), serde_json::to_value(&record).unwrap());
+    }
+
+    #[test]
+    fn records_of_a_later_release_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("record.json"), V1.replace("\"version\": 1", "\"version\": 2")).unwrap();
+        assert!(SandboxRecord::read(dir.path()).unwrap_err().to_string().contains("version 2"));
+        std::fs::write(dir.path().join("record.json"), "{").unwrap();
+        assert!(SandboxRecord::read(dir.path()).is_err());
+    }
+}

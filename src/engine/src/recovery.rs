@@ -4,13 +4,14 @@
 //! meant. Each sandbox is judged by itself; one that cannot be read is reported and left for its owner, and
 //! does not hold up the others.
 
-use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 
 use keeper::protocol::{Exit, Held, NamespaceKind, Reply, Request};
+use oci::SandboxId;
 use oci::runtime::Spec;
 
 use crate::blocking::Purpose;
@@ -53,6 +54,7 @@ impl Engine {
                 }
             }
         }
+        let known: HashSet<String> = processes.iter().map(|process| process.id.clone()).collect();
         let mut held: HashMap<String, Held> = HashMap::new();
         for process in processes {
             if process.exec_in.is_some() {
@@ -70,7 +72,6 @@ impl Engine {
         for (id, process) in held {
             tracing::warn!(container = %id, pid = process.pid, "the keeper holds a container that no record names; it is ended");
             if let Some(pidfd) = take(&mut fds, process.pidfd) {
-                use std::os::fd::AsFd;
                 let _ = sys::pidfd::signal(pidfd.as_fd(), 9);
             }
             self.drop_orphan(&id, true).await;
@@ -81,6 +82,7 @@ impl Engine {
             drop(shared.link.call("drop namespaces that nobody owns", request, &[]).await);
         }
         shared.link.forget_unclaimed();
+        crate::watch::watch_orphans(shared, |id| !known.contains(id.as_str()));
         self.sweep().await
     }
 
@@ -100,7 +102,7 @@ impl Engine {
         let mut adopted = Adopted { namespaces, ..Adopted::default() };
         for container in &mut record.containers {
             let of_keeper = held.remove(container.id.as_str());
-            adopt_container(shared, container, of_keeper, fds, &mut adopted);
+            adopt_container(shared, &record.id, container, of_keeper, fds, &mut adopted);
         }
         shared.adopt_names(&record);
         let handle = sandbox::adopt(shared, record, adopted);
@@ -112,7 +114,7 @@ impl Engine {
         let shared = Arc::clone(self.shared());
         let work = move || {
             let mut valid = Vec::new();
-            let mut containers = std::collections::HashSet::new();
+            let mut containers = HashSet::new();
             for handle in shared.handles() {
                 let status = handle.status();
                 valid.push(network::ValidAttachment {
@@ -144,12 +146,17 @@ impl Engine {
 
 fn adopt_container(
     shared: &Arc<Shared>,
+    sandbox: &SandboxId,
     container: &mut ContainerRecord,
     of_keeper: Option<Held>,
     fds: &mut [Option<OwnedFd>],
     adopted: &mut Adopted,
 ) {
     let Some(held) = of_keeper else {
+        if let Some(live) = orphan(shared, sandbox, container) {
+            adopted.running.push((container.id.clone(), live));
+            return;
+        }
         if matches!(container.state, ContainerState::Running { .. }) || (container.start_asked && container.state == ContainerState::Created) {
             // The keeper does not know it: it ended with a keeper, and how is not known.
             let exit = Exit { code: 255, signal: None, at_ns: sys::fs::now_ns() };
@@ -169,7 +176,7 @@ fn adopt_container(
         adopted.exits.push((container.id.clone(), exit));
         return;
     }
-    match live_container(shared, container, &held, fds) {
+    match live_container(shared, sandbox, container, &held, fds) {
         Ok(live) => adopted.running.push((container.id.clone(), live)),
         Err(error) => {
             tracing::warn!(container = %container.id, error = error.chain(), "a running container is only partly reachable");
@@ -177,16 +184,38 @@ fn adopt_container(
     }
 }
 
+/// A container that runs although the keeper does not know it: another keeper started it and is gone. Its pid
+/// and start time say whether the process is still the one that was recorded.
+fn orphan(shared: &Arc<Shared>, sandbox: &SandboxId, container: &ContainerRecord) -> Option<LiveContainer> {
+    let ContainerState::Running { pid, start_time, .. } = container.state else { return None };
+    let pidfd = sys::pidfd::open(pid).ok()?;
+    if sys::pidfd::start_time(pid).ok()? != start_time || !sys::pidfd::is_running(pidfd.as_fd()).ok()? {
+        return None;
+    }
+    tracing::warn!(container = %container.id, pid, "a container has lost its keeper: its log and its streams are gone");
+    let held = Held {
+        id: container.id.to_string(),
+        sandbox: sandbox.to_string(),
+        exec_in: None,
+        pid,
+        start_time,
+        pidfd: 0,
+        stdin: None,
+        terminal: None,
+        started_at_ns: 0,
+        exit: None,
+    };
+    live_container(shared, sandbox, container, &held, &mut [Some(pidfd)]).ok()
+}
+
 fn live_container(
     shared: &Arc<Shared>,
+    sandbox: &SandboxId,
     container: &ContainerRecord,
     held: &Held,
     fds: &mut [Option<OwnedFd>],
 ) -> Result<LiveContainer> {
-    let dir = shared
-        .sandbox_dir(&held.sandbox.parse().map_err(|_| Error::internal("the keeper names no sandbox"))?)
-        .join("containers")
-        .join(&container.id);
+    let dir = shared.sandbox_dir(sandbox).join("containers").join(&container.id);
     let spec = Spec::load(dir.join("config.json"))
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "read the container's configuration", error))?;
     let process = spec.process().clone().ok_or_else(|| Error::internal("the configuration has no process"))?;
@@ -324,8 +353,8 @@ fn host_facts(config: &Config, cgroups: &sys::cgroup::Layout) -> (HostFacts, Vec
     let held = sys::caps::held().unwrap_or_default().permitted;
     let capabilities: Vec<String> = held.names().collect();
     let kernel = sys::seccomp::KernelVersion::current();
-    let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
-    let mut degraded = Vec::new();
+    let (apparmor, trouble) = crate::apparmor::prepare();
+    let mut degraded: Vec<String> = trouble.into_iter().collect();
     let missing: Vec<String> =
         sys::caps::Set::known().without(held).names().collect();
     if !missing.is_empty() {

@@ -2,9 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use keeper::protocol::{Exit, TerminalSize};
+use keeper::protocol::TerminalSize;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 
@@ -30,7 +29,7 @@ impl Terminal {
     pub(crate) fn new(master: OwnedFd) -> Result<Self> {
         let failed = |error| Error::io("watch a terminal", error);
         sys::stream::set_nonblocking(&master, true).map_err(failed)?;
-        tokio::io::unix::AsyncFd::new(master).map(Self).map_err(failed)
+        async_fd(master).map(Self).map_err(failed)
     }
 
     /// Reads what the process wrote; 0 when it has ended.
@@ -66,6 +65,12 @@ impl Terminal {
     }
 }
 
+/// Watches a descriptor that is owned, so that nobody closes it under the watch.
+#[allow(deprecated, reason = "the replacement is unsafe for the sake of types that do not own their descriptor")]
+pub(crate) fn async_fd(fd: OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    tokio::io::unix::AsyncFd::new(fd)
+}
+
 /// A process that was executed in a container.
 #[derive(Debug)]
 pub struct ExecSession {
@@ -73,18 +78,15 @@ pub struct ExecSession {
     pub id: String,
     /// Its streams.
     pub streams: Streams,
-    pub(crate) exit: oneshot::Receiver<Exit>,
     pub(crate) cleanup: crate::exec::Cleanup,
 }
 
 impl ExecSession {
-    /// Its exit code. Whoever drops the session before it ended leaves the process to itself.
+    /// Its exit code. Whoever drops a session before it ended leaves the process to itself.
     pub async fn wait(&mut self) -> Result<i32> {
-        let exit = (&mut self.exit).await;
-        self.cleanup.ended();
-        match exit {
-            Ok(exit) => Ok(exit.code),
-            Err(_) => Err(Error::new(
+        match self.cleanup.wait().await {
+            Some(exit) => Ok(exit.code),
+            None => Err(Error::new(
                 crate::ErrorKind::Unavailable,
                 format!("exec session {}: the keeper went away before the process ended", self.id),
             )),

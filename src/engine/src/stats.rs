@@ -1,10 +1,8 @@
 //! Statistics and states of the host, read when somebody asks.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keeper::protocol::NamespaceKind;
 use oci::ContainerId;
 
 use crate::blocking::Purpose;
@@ -185,9 +183,7 @@ fn read_sandbox(
 }
 
 fn interfaces(handle: &Handle) -> Vec<InterfaceStats> {
-    let namespaces = handle.live.namespaces();
-    let Some(netns) = namespaces.get(&NamespaceKind::Net) else { return Vec::new() };
-    let counters = sys::netlink::interface_counters(netns.as_fd()).unwrap_or_default();
+    let counters = handle.live.counters().unwrap_or_default();
     let mut interfaces: Vec<InterfaceStats> = counters
         .into_iter()
         .map(|c| InterfaceStats {

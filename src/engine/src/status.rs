@@ -1,5 +1,8 @@
 //! What the engine can say of itself and its host.
 
+use std::sync::Arc;
+
+use crate::blocking::Purpose;
 use crate::engine::Engine;
 use crate::images::Chain;
 
@@ -67,17 +70,14 @@ pub struct EngineStatus {
 
 impl Engine {
     /// The engine's state, and what this host can and cannot do.
-    pub fn status(&self) -> EngineStatus {
+    pub async fn status(&self) -> EngineStatus {
         let shared = self.shared();
         let runtime = if *shared.link.connection().borrow() {
             Condition::met()
         } else {
             Condition::unmet("KeeperUnreachable", "the keeper cannot be reached; running containers are not affected")
         };
-        let network = match shared.network.default_conflist().and_then(|c| shared.network.status(&c)) {
-            Ok(()) => Condition::met(),
-            Err(error) => Condition::unmet("NetworkPluginNotReady", Chain(&error).to_string()),
-        };
+        let network = self.network_condition().await;
         EngineStatus {
             runtime,
             network,
@@ -89,6 +89,17 @@ impl Engine {
             },
             degraded: shared.degraded.clone(),
             config: self.settings(),
+        }
+    }
+
+    /// Plugins may be asked for their state, which runs programs.
+    async fn network_condition(&self) -> Condition {
+        let network = Arc::clone(&self.shared().network);
+        let ask = move || network.default_conflist().and_then(|conflist| network.status(&conflist));
+        match self.shared().blocking.run(Purpose::Reading, ask).await {
+            Ok(Ok(())) => Condition::met(),
+            Ok(Err(error)) => Condition::unmet("NetworkPluginNotReady", Chain(&error).to_string()),
+            Err(error) => Condition::unmet("NetworkUnknown", error.chain()),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oci::ContainerId;
+
 use crate::engine::{Engine, Shared};
 use crate::images::Chain;
 
@@ -62,6 +64,7 @@ async fn watch_keeper(shared: &Arc<Shared>) {
             () = shared.shutdown.cancelled() => return,
         }
         tracing::error!("the connection to the keeper is lost; containers go on, new ones wait for it");
+        watch_orphans(shared, |_| true);
         let again = Arc::clone(shared);
         let connected = tokio::task::spawn_blocking(move || {
             again.link.connect(&again.config.keeper_socket, again.config.keeper_program.as_deref(), &again.config.state)
@@ -74,5 +77,34 @@ async fn watch_keeper(shared: &Arc<Shared>) {
             }
             Err(_) => return,
         }
+    }
+}
+
+/// The keeper is gone and with it whoever reaps: the daemon's own pidfds tell when containers end, and on
+/// kernels that keep it (Linux 6.15) how.
+pub(crate) fn watch_orphans(shared: &Arc<Shared>, is_orphan: impl Fn(&ContainerId) -> bool) {
+    for (id, inbox) in shared.link.waiting().into_iter().filter(|(id, _)| is_orphan(id)) {
+        let Some(live) = shared.handles().into_iter().find_map(|handle| handle.live.get(&id)) else { continue };
+        let watching = Arc::clone(shared);
+        shared.tracker.spawn(async move {
+            let Ok(pidfd) = live.pidfd.try_clone().and_then(crate::sessions::async_fd) else { return };
+            tokio::select! {
+                ended = pidfd.readable() => if ended.is_err() { return },
+                () = watching.shutdown.cancelled() => return,
+            }
+            // Whoever inherited the process reaps it; until then its status is not there to be read.
+            let mut status = None;
+            for _ in 0..20 {
+                status = sys::pidfd::exit_info(std::os::fd::AsFd::as_fd(pidfd.get_ref())).ok().flatten();
+                if status.is_some() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            watching.link.unroute(id.as_str());
+            // 255 and no signal is what an exit that nobody saw is reported as.
+            let code = status.map_or(255, sys::pidfd::WaitStatus::code);
+            inbox.put(id, keeper::protocol::Exit { code, signal: None, at_ns: sys::fs::now_ns() });
+        });
     }
 }

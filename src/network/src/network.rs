@@ -105,6 +105,8 @@ pub struct Network {
     pub(crate) link_prefix: String,
     loaded: RwLock<Loaded>,
     state: Mutex<State>,
+    /// Subnets of the built-in network.
+    subnets: RwLock<(Ipv4Net, Option<Ipv6Net>)>,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +151,7 @@ impl Network {
             bridges: bridge::Bridges::default(),
             link_prefix: link_prefix(options.state_dir.as_os_str().as_encoded_bytes()),
             loaded: RwLock::default(),
+            subnets: RwLock::new((options.subnet, options.subnet6)),
             state: Mutex::new(State { records, pools: HashMap::new() }),
             options,
             store,
@@ -181,6 +184,20 @@ impl Network {
         Ok(problems)
     }
 
+    /// Gives the built-in network other subnets: new attachments get addresses of these, existing ones keep theirs. It
+    /// makes no difference to networks of the configuration directory.
+    pub fn set_subnets(&self, subnet: Ipv4Net, subnet6: Option<Ipv6Net>) -> Result<(), Error> {
+        let previous = {
+            let mut subnets = self.subnets.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *subnets, (subnet, subnet6))
+        };
+        if let Err(error) = self.built_in() {
+            *self.subnets.write().unwrap_or_else(PoisonError::into_inner) = previous;
+            return Err(error);
+        }
+        self.reload().map(|_| ())
+    }
+
     /// All networks, the default one first.
     pub fn conflists(&self) -> Vec<Arc<Conflist>> {
         self.loaded.read().unwrap_or_else(PoisonError::into_inner).conflists.clone()
@@ -203,6 +220,14 @@ impl Network {
             directory: self.options.conf_dir.clone(),
             problem: loaded.problems.first().map(ToString::to_string).unwrap_or_default(),
         })
+    }
+
+    /// The first network of another directory, for sandboxes that are to be kept apart; read now, and not watched.
+    pub fn conflist_in(&self, directory: &std::path::Path) -> Result<Arc<Conflist>, NotReady> {
+        let not_ready = |problem: String| NotReady::Configuration { directory: directory.to_owned(), problem };
+        let (good, problems) = conflist::load_directory(directory).map_err(|error| not_ready(error.to_string()))?;
+        let problem = || problems.first().map_or_else(|| "there is no file".to_owned(), ToString::to_string);
+        good.into_iter().next().map(Arc::new).ok_or_else(|| not_ready(problem()))
     }
 
     /// Whether a network can be used now: programs are there, and plugins that can tell say so (CNI STATUS).
@@ -275,8 +300,8 @@ impl Network {
 
     /// The network that exists when nothing is configured.
     fn built_in(&self) -> Result<Conflist, Error> {
-        let subnets = std::iter::once(self.options.subnet.to_string())
-            .chain(self.options.subnet6.map(|s| s.to_string()));
+        let (subnet, subnet6) = *self.subnets.read().unwrap_or_else(PoisonError::into_inner);
+        let subnets = std::iter::once(subnet.to_string()).chain(subnet6.map(|s| s.to_string()));
         let ranges: Vec<_> = subnets.map(|subnet| json!([{ "subnet": subnet }])).collect();
         let text = json!({
             "cniVersion": "1.1.0",

@@ -191,7 +191,8 @@ fn handler(name: &str, runtime: &Runtime, state: &Path, say: &mut impl FnMut(Str
         pod_annotations: runtime.pod_annotations.clone(),
         container_annotations: runtime.container_annotations.clone(),
         privileged_without_host_devices: runtime.privileged_without_host_devices,
-        cni_conf_dir: None,
+        network_conf_dir: optional(&runtime.network_conf_dir)
+            .map(|_| absolute(&format!("runtimes.{name}.network_conf_dir"), &runtime.network_conf_dir, say)),
     }
 }
 

@@ -87,6 +87,7 @@ table! {
         pod_annotations: Vec<String> = Vec::new(),
         container_annotations: Vec<String> = Vec::new(),
         privileged_without_host_devices: bool = false,
+        network_conf_dir: String = String::new(),
     }
 }
 

@@ -93,7 +93,7 @@ async fn plain(admin: &Admin, request: Request) -> Result<Value, String> {
         Request::Status => status(engine).await,
         Request::Check { repair } => {
             let problems = engine.check_stores(repair).await.map_err(|e| e.chain())?;
-            Ok(json!({ "degraded": engine.status().degraded, "problems": problems }))
+            Ok(json!({ "degraded": engine.status().await.degraded, "problems": problems }))
         }
         Request::ImageList => {
             let images = engine.images().await.map_err(|e| e.chain())?;
@@ -127,7 +127,7 @@ async fn plain(admin: &Admin, request: Request) -> Result<Value, String> {
 }
 
 async fn status(engine: &Engine) -> Result<Value, String> {
-    let state = engine.status();
+    let state = engine.status().await;
     let say = |condition: &engine::Condition| {
         if condition.met { "ready".to_owned() } else { format!("not ready: {}", condition.message) }
     };

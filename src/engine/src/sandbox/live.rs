@@ -3,7 +3,7 @@
 //! Exec, attach and statistics use these without asking the sandbox' task.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use keeper::protocol::NamespaceKind;
@@ -32,6 +32,8 @@ pub(crate) struct Live {
     containers: RwLock<HashMap<ContainerId, Arc<LiveContainer>>>,
     namespaces: RwLock<Arc<BTreeMap<NamespaceKind, OwnedFd>>>,
     stats: Mutex<Option<sys::cgroup::Reader>>,
+    /// Reads the counters of its interfaces. It keeps the network namespace alive, so it goes with it.
+    counters: Mutex<Option<sys::netlink::CounterReader>>,
 }
 
 impl Live {
@@ -52,7 +54,22 @@ impl Live {
     }
 
     pub(crate) fn set_namespaces(&self, namespaces: BTreeMap<NamespaceKind, OwnedFd>) {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.namespaces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(namespaces);
+    }
+
+    /// Counters of the interfaces in the sandbox' network namespace; none with the host's.
+    pub(crate) fn counters(&self) -> std::io::Result<Vec<sys::netlink::InterfaceCounters>> {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = match &mut *counters {
+            Some(reader) => reader,
+            empty => {
+                let namespaces = self.namespaces();
+                let Some(netns) = namespaces.get(&NamespaceKind::Net) else { return Ok(Vec::new()) };
+                empty.insert(sys::netlink::CounterReader::open(netns.as_fd())?)
+            }
+        };
+        reader.read()
     }
 
     /// Reads the statistics of the sandbox' own cgroup, opening its files with `open` the first time.

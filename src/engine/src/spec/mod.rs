@@ -69,7 +69,7 @@ pub(crate) struct Input<'a> {
 pub(crate) struct HostFacts {
     /// Capabilities the daemon holds, as `CAP_…`.
     pub(crate) capabilities: Vec<String>,
-    pub(crate) apparmor: bool,
+    pub(crate) apparmor: crate::apparmor::Support,
     pub(crate) selinux: bool,
     pub(crate) kernel: (u32, u32),
     /// Whether resource controllers are on cgroup v2.
@@ -113,8 +113,11 @@ fn check(input: &Input<'_>) -> Result<()> {
         ));
     }
     match &security.apparmor {
-        AppArmor::RuntimeDefault | AppArmor::Profile(_) if !input.host.apparmor => Err(Error::unsupported(
+        AppArmor::RuntimeDefault | AppArmor::Profile(_) if !input.host.apparmor.enabled => Err(Error::unsupported(
             "an AppArmor profile was asked for, but AppArmor is not enabled in this kernel",
+        )),
+        AppArmor::RuntimeDefault if !input.host.apparmor.default_loaded => Err(Error::unsupported(
+            "the default AppArmor profile was asked for, but could not be loaded; see `berth check`",
         )),
         AppArmor::Default | AppArmor::Unconfined | AppArmor::RuntimeDefault | AppArmor::Profile(_) => Ok(()),
     }

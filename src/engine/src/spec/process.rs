@@ -108,8 +108,10 @@ pub(super) fn build(input: &Input<'_>) -> Result<Process> {
     }
     let profile = match &config.security.apparmor {
         AppArmor::Profile(name) => Some(name.clone()),
-        AppArmor::Default | AppArmor::RuntimeDefault if input.host.apparmor && !config.security.privileged => {
-            Some("berth-default".to_owned())
+        AppArmor::Default | AppArmor::RuntimeDefault
+            if input.host.apparmor.default_loaded && !config.security.privileged =>
+        {
+            Some(crate::apparmor::DEFAULT_PROFILE.to_owned())
         }
         AppArmor::Default | AppArmor::RuntimeDefault | AppArmor::Unconfined => None,
     };
