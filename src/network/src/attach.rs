@@ -285,7 +285,13 @@ impl Request<'_> {
 impl Chain<'_> {
     fn run(&mut self, record: &mut Record) -> Result<Attached, Error> {
         let mut ours = false;
-        for plugin in self.attachment.conflist.plugins() {
+        // The bridge of ours sets loopback up in the message that sets up the rest; with the programs of
+        // others nobody else does.
+        let plugins = self.attachment.conflist.plugins();
+        if !plugins.iter().any(|plugin| matches!(self.network.builtin(plugin), Some(Builtin::Bridge(_)))) {
+            Network::loopback_up(self.attachment.netns)?;
+        }
+        for plugin in plugins {
             match self.network.builtin(plugin) {
                 Some(Builtin::Bridge(conf)) => {
                     ours = true;
