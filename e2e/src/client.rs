@@ -223,7 +223,25 @@ pub fn pod(name: &str, logs: PathBuf) -> cri::PodSandboxConfig {
     }
 }
 
-/// A container of an image that runs a command, with the default seccomp profile.
+/// Paths that the kubelet masks in every container that does not ask otherwise.
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+
+/// Paths that the kubelet makes read-only.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// A container of an image that runs a command, confined as the kubelet confines it by default.
 pub fn container(name: &str, reference: &str, command: &[&str]) -> cri::ContainerConfig {
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
@@ -234,6 +252,8 @@ pub fn container(name: &str, reference: &str, command: &[&str]) -> cri::Containe
             security_context: Some(cri::LinuxContainerSecurityContext {
                 namespace_options: Some(namespaces()),
                 seccomp: Some(runtime_default()),
+                masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
+                readonly_paths: READONLY_PATHS.map(str::to_owned).to_vec(),
                 ..Default::default()
             }),
             ..Default::default()

@@ -1,6 +1,7 @@
 //! A node: one keeper and one daemon with directories of their own.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -43,6 +44,8 @@ impl Node {
         for made in [&dir, &state, &dir.join("logs")] {
             std::fs::create_dir_all(made).with_context(|| format!("create {}", made.display()))?;
         }
+        // As the service manager makes it.
+        std::fs::set_permissions(&state, PermissionsExt::from_mode(0o711)).context("set the state's mode")?;
         let hosts = options.hosts.clone().unwrap_or_else(|| dir.join("certs.d"));
         if let Some(registry) = registry {
             registry.write_hosts(&hosts)?;

@@ -364,7 +364,6 @@ fn users(scene: &mut Scene) {
         "+0",
         "1:-1",
         "99999999999999999999",
-        ":",
     ];
     for user in tricky {
         let passwd = format!("root:x:0:0:root:/root:/bin/sh\n{user}:x:0:0::/:/bin/sh\n");

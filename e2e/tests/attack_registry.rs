@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cri_api::v1 as cri;
@@ -63,9 +64,11 @@ impl Scene {
     }
 }
 
+/// An image like no other: what one test fetched is no help to the next.
 fn small() -> Image {
-    let layer =
-        Layer::new(&[Entry::file("file", "content")], Compression::Gzip, Format::Oci).expect("a layer");
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let content = format!("content {}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let layer = Layer::new(&[Entry::file("file", content)], Compression::Gzip, Format::Oci).expect("a layer");
     Image::new(&Config::default(), &[layer], Format::Oci)
 }
 

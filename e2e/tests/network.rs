@@ -81,6 +81,7 @@ fn exercise(node: &Node) -> Result<()> {
 
     // From another pod, to the pod and to its port on the host.
     let (other, _) = web(node, &[])?;
+    loopback_is_up(node, &other)?;
     let config = pod("client", node.logs());
     let client = node.client.run_pod(&config)?;
     let shell = node.client.run(&client, &config, &container("shell", BUSYBOX, &["sleep", "1000"]))?;
@@ -109,6 +110,15 @@ fn exercise(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Whoever makes the network: a pod always has its loopback.
+fn loopback_is_up(node: &Node, pod_id: &str) -> Result<()> {
+    let config = pod("look", node.logs());
+    let shell = node.client.run(pod_id, &config, &container("look", BUSYBOX, &["sleep", "1000"]))?;
+    let links = node.client.exec_ok(&shell, &["ip", "address", "show", "lo"])?;
+    ensure!(links.contains("LOOPBACK,UP") && links.contains("127.0.0.1/8"), "{links}");
+    Ok(())
+}
+
 /// A conflist that names plugins we do not have ourselves: Debian's programs are run.
 #[test]
 fn by_plugins() {
@@ -131,7 +141,8 @@ fn by_plugins() {
 fn plugin_network(node: &Node) -> Result<()> {
     let (id, addresses) = web(node, &[])?;
     ensure!(addresses[0].starts_with("10.99.0."), "{addresses:?}");
-    wait_for("the pod to serve", PATIENCE, || serves(&format!("http://{}/", addresses[0])));
+    wait_for("the pod to serve", PATIENCE, || serves(&format!("http://{}:80/", addresses[0])));
+    loopback_is_up(node, &id)?;
     let leases = || -> Result<usize> {
         let dir = std::path::Path::new("/run/berth/ipam/e2e-ptp");
         let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name());
