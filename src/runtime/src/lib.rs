@@ -27,6 +27,6 @@ pub use child::{Child, ChildError, ErrorKind, Progress, SpawnError, wait_started
 pub use host::{CgroupMount, Host};
 pub use idmap::{prepare_idmaps, user_namespace};
 pub use namespaces::{Made, NamespaceChild, NamespaceError, NamespaceRequest, namespaces};
-pub use plan::{Plan, PlanError, plan, plan_exec};
-pub use request::{ExecRequest, Hold, IdMap, IdMaps, Request, Rootfs, Stdio};
+pub use plan::{Plan, PlanError, default_device_rules, plan, plan_exec, plan_with_hooks};
+pub use request::{ExecRequest, Hold, HookPlan, IdMap, IdMaps, Request, Rootfs, Stdio};
 pub use seccomp::SeccompCache;

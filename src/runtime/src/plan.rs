@@ -26,7 +26,7 @@ use sys::process::{Fd, Files, MountChange, Op, Script, Slot, Step, Target, resol
 
 use crate::child::{Child, SpawnError};
 use crate::options::Options;
-use crate::request::{IdMaps, Request, Rootfs};
+use crate::request::{HookPlan, IdMaps, Request, Rootfs};
 use crate::seccomp::SeccompCache;
 
 mod cgroupfs;
@@ -38,6 +38,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 
+pub use devices::default_device_rules;
 pub use exec::plan_exec;
 
 /// What a child will do, ready to run. Its [`fmt::Display`] lists the operations.
@@ -109,8 +110,17 @@ pub enum PlanError {
     },
 }
 
-/// Makes the plan of a container.
+/// Makes the plan of a container without hooks.
 pub fn plan<'a>(request: &Request<'a>, cache: &mut SeccompCache) -> Result<Plan<'a>, PlanError> {
+    plan_with_hooks(request, &HookPlan::default(), cache)
+}
+
+/// Makes the plan of a container.
+pub fn plan_with_hooks<'a>(
+    request: &Request<'a>,
+    hooks: &HookPlan<'a>,
+    cache: &mut SeccompCache,
+) -> Result<Plan<'a>, PlanError> {
     let mut builder = Builder::new(request)?;
     builder.host()?;
     let mounts = builder.prepare_mounts()?;
@@ -120,6 +130,9 @@ pub fn plan<'a>(request: &Request<'a>, cache: &mut SeccompCache) -> Result<Plan<
     builder.attach_mounts(mounts)?;
     builder.attach_devices(devices)?;
     builder.protect_paths()?;
+    if hooks.pause {
+        builder.parts.push(Op::AskToGoOn);
+    }
     builder.pivot()?;
     let process = request.spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
     let subject = process::Subject {
@@ -135,6 +148,7 @@ pub fn plan<'a>(request: &Request<'a>, cache: &mut SeccompCache) -> Result<Plan<
         own_user_namespace: builder.own_user,
         console: true,
         root: ROOT,
+        hooks: *hooks,
     };
     process::finish(&mut builder.parts, &subject, request.host, cache)?;
     let Parts { steps, files, warnings, .. } = builder.parts;
@@ -225,7 +239,7 @@ impl<'r, 'a> Builder<'r, 'a> {
                 continue;
             }
             match namespace.path() {
-                None => self.make(kind),
+                None => self.make(kind)?,
                 Some(path) => {
                     let opened = sys::ns::open_path(path)
                         .map_err(|source| PlanError::Prepare { what: "a namespace given by path", source })?;
@@ -250,7 +264,7 @@ impl<'r, 'a> Builder<'r, 'a> {
         }
     }
 
-    fn make(&mut self, kind: Kind) {
+    fn make(&mut self, kind: Kind) -> Result<(), PlanError> {
         match kind {
             // Only a clone puts a process into a new one.
             Kind::Pid => self.clone_flags |= kind.clone_flag(),
@@ -260,11 +274,17 @@ impl<'r, 'a> Builder<'r, 'a> {
                     self.linux.uid_mappings().as_deref(),
                     self.linux.gid_mappings().as_deref(),
                 );
+                if self.maps.uids.is_empty() || self.maps.gids.is_empty() {
+                    return Err(PlanError::Invalid(
+                        "a new user namespace needs maps of users and groups".into(),
+                    ));
+                }
             }
             Kind::Mount | Kind::Uts | Kind::Ipc | Kind::Net | Kind::Cgroup | Kind::Time => {
-                self.fresh.push(kind)
+                self.fresh.push(kind);
             }
         }
+        Ok(())
     }
 
     /// Whether the clone makes the PID namespace, which then belongs to our user namespace.

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use oci::runtime::{LinuxIdMapping, Process, Spec};
+use oci::runtime::{Hook, LinuxIdMapping, Process, Spec};
 use sys::ns::Kind;
 
 use crate::host::Host;
@@ -79,6 +79,18 @@ pub enum Hold<'a> {
     UntilStarted,
     /// Until somebody connects to this listening `SOCK_SEQPACKET` socket, who gets the reports from then on.
     UntilConnected(BorrowedFd<'a>),
+}
+
+/// What happens at the hook points of a container.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HookPlan<'a> {
+    /// Whether the child waits ([`crate::Progress::Waiting`]) once namespaces and mounts are made, before the
+    /// old root goes.
+    pub pause: bool,
+    /// Programs of the container that run when it is started, before its own.
+    pub start_container: &'a [Hook],
+    /// A file from which they read the container's state; it may be filled until the child goes on.
+    pub state: Option<BorrowedFd<'a>>,
 }
 
 /// A process to run in a container.

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+pub use rustix::fs::OFlags;
+use rustix::fs::{Mode, ResolveFlags};
 use rustix::io::Errno;
 
 /// Opens a path with `root` taken for `/`: absolute links and `..` stay inside. No magic links.

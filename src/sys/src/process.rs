@@ -42,5 +42,5 @@ pub use op::{
     Argument, Capabilities, Exec, Fd, FsOption, Hook, MountChange, Op, Program, Scheduler, Slot, Step,
     Target, resolve,
 };
-pub use report::{Message, Report};
+pub use report::{Message, Report, listen};
 pub use spawn::{Files, Script, Spawned};

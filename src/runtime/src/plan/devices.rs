@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci::runtime::LinuxDeviceType;
+use oci::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use sys::process::{Fd, Op, Slot, Target};
 
 use super::{Builder, PlanError, ROOT, c_path, inside};
@@ -35,6 +35,27 @@ const LINKS: [(&str, &std::ffi::CStr); 6] = [
     ("/dev/core", c"/proc/kcore"),
     ("/dev/ptmx", c"pts/ptmx"),
 ];
+
+/// Rules of the device cgroup that every container needs besides its own: making nodes, and the use of the
+/// devices that are always there and of terminals.
+#[must_use]
+pub fn default_device_rules() -> Vec<LinuxDeviceCgroup> {
+    let rule = |kind, major: Option<u32>, minor: Option<u32>, access: &str| {
+        let mut rule = LinuxDeviceCgroup::default();
+        rule.set_allow(true);
+        rule.set_typ(Some(kind));
+        rule.set_major(major.map(i64::from));
+        rule.set_minor(minor.map(i64::from));
+        rule.set_access(Some(access.to_owned()));
+        rule
+    };
+    let terminals = [(5, Some(1)), (5, Some(2)), (136, None)];
+    let usable = DEFAULTS.iter().map(|(_, major, minor)| (*major, Some(*minor))).chain(terminals);
+    [rule(LinuxDeviceType::C, None, None, "m"), rule(LinuxDeviceType::B, None, None, "m")]
+        .into_iter()
+        .chain(usable.map(|(major, minor)| rule(LinuxDeviceType::C, Some(major), minor, "rwm")))
+        .collect()
+}
 
 /// A device that is made or, where that takes a privilege of the host, mounted.
 #[derive(Debug)]

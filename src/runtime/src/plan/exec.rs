@@ -7,7 +7,7 @@ use sys::process::{Fd, Op, Script, resolve};
 
 use super::process::{Subject, early_rlimits, finish};
 use super::{DIRECTORY_FLAGS, FIRST_FREE, PROC, Parts, Plan, PlanError, ROOT, common};
-use crate::request::{ExecRequest, Hold, IdMaps};
+use crate::request::{ExecRequest, Hold, HookPlan, IdMaps};
 use crate::seccomp::SeccompCache;
 
 /// Makes the plan of a process in a container.
@@ -68,6 +68,7 @@ fn build<'a>(
         own_user_namespace: own_user,
         console: false,
         root: ROOT,
+        hooks: HookPlan::default(),
     };
     finish(&mut parts, &subject, request.host, cache)?;
     let Parts { steps, files, warnings, .. } = parts;

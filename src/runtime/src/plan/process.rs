@@ -12,7 +12,7 @@ use sys::process::{Capabilities, Exec, Fd, Op, Program, Scheduler, Slot, Step, T
 
 use super::{PROC, Parts, PlanError, common};
 use crate::host::Host;
-use crate::request::{Hold, Stdio};
+use crate::request::{Hold, HookPlan, Stdio};
 use crate::seccomp::SeccompCache;
 
 const EPERM: i32 = 1;
@@ -35,6 +35,7 @@ pub(super) struct Subject<'s, 'a> {
     /// Whether the terminal becomes `/dev/console`.
     pub(super) console: bool,
     pub(super) root: Slot,
+    pub(super) hooks: HookPlan<'a>,
 }
 
 /// Limits that do not get in the way of the set-up.
@@ -70,6 +71,7 @@ pub(super) fn finish<'a>(
         Hold::No | Hold::UntilStarted => None,
     };
     keep.extend(listener);
+    let hooks = hooks(parts, subject, &mut keep)?;
     parts.push(Op::CloseOthers { keep, preserve: subject.preserve_fds });
     let cwd = super::c_path(process.cwd())?;
     let tolerant = Step { op: Op::Chdir { path: cwd.clone() }, tolerate: &[EACCES] };
@@ -78,6 +80,7 @@ pub(super) fn finish<'a>(
     if !matches!(subject.hold, Hold::No) {
         parts.push(Op::Hold { listener });
     }
+    parts.steps.extend(hooks);
     for (label, bytes) in labels {
         parts.push(Op::WriteTo { fd: label, bytes });
     }
@@ -120,6 +123,32 @@ fn open_labels(
         opened.push((Fd::Slot(slot), label.into_bytes()));
     }
     Ok(opened)
+}
+
+/// The programs that run in the container before its own.
+fn hooks<'a>(
+    parts: &mut Parts<'a>,
+    subject: &Subject<'_, 'a>,
+    keep: &mut Vec<Fd>,
+) -> Result<Vec<Step>, PlanError> {
+    let Some(state) = subject.hooks.state else { return Ok(Vec::new()) };
+    let stdin = parts.files.borrow(state);
+    keep.push(stdin);
+    let texts = |texts: &Option<Vec<String>>| {
+        texts.iter().flatten().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, NulError>>()
+    };
+    let mut steps = Vec::new();
+    for hook in subject.hooks.start_container {
+        let path = super::c_path(hook.path())?;
+        let mut arguments = texts(hook.args())?;
+        if arguments.is_empty() {
+            arguments.push(path.clone());
+        }
+        let exec = Exec { program: Program::Paths(vec![path]), arguments, environment: texts(hook.env())? };
+        let timeout_seconds = hook.timeout().and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0);
+        steps.push(Op::RunHook(sys::process::Hook { exec, stdin, timeout_seconds }).into());
+    }
+    Ok(steps)
 }
 
 fn streams<'a>(parts: &mut Parts<'a>, subject: &Subject<'_, 'a>) -> Result<(), PlanError> {
@@ -300,7 +329,8 @@ fn search_path(subject: &Subject<'_, '_>) -> Vec<u8> {
     const FALLBACK: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let texts = subject.process.env().iter().flatten().map(|entry| entry.as_bytes());
     let all = texts.chain(subject.env_bytes.iter().map(Vec::as_slice));
-    all.filter_map(|entry| entry.strip_prefix(b"PATH=")).last().unwrap_or(FALLBACK).to_vec()
+    let mut paths = all.filter_map(|entry| entry.strip_prefix(b"PATH="));
+    paths.next_back().unwrap_or(FALLBACK).to_vec()
 }
 
 fn arguments(process: &Process) -> Result<Vec<CString>, NulError> {

@@ -38,7 +38,7 @@ fn masked_paths_are_empty_and_read_only_paths_are_not_writable() {
     let mut bundle = Bundle::new();
     let ran = bundle.shell(
         "cat /proc/keys /proc/timer_list; ls -A /sys/firmware; \
-         echo 1 > /proc/sys/kernel/pid_max; mkdir /proc/sys/x /sys/firmware/x; echo done",
+         echo 1 > /proc/sys/kernel/pid_max; echo 1 > /proc/sys/fs/file-max; mkdir /sys/firmware/x; echo done",
     );
     let lines: Vec<_> = ran.output.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(lines.len(), 4, "{ran:?}");

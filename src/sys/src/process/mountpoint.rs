@@ -59,7 +59,7 @@ fn make_directory(parent: &Opened, name: &CStr) -> Result<Opened, Errno> {
 }
 
 /// The directory a target lies in, made when missing, and its name there.
-fn parent_of<'a>(root: i32, target: &'a Target) -> Result<(Opened, &'a CStr), Errno> {
+fn parent_of(root: i32, target: &Target) -> Result<(Opened, &CStr), Errno> {
     let Some(((_, name), parents)) = target.components.split_last() else { return Err(libc::EINVAL) };
     Ok((ensure(root, parents, mode_of(target))?, name))
 }

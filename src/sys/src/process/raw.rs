@@ -94,6 +94,13 @@ pub(super) fn close(descriptor: i32) {
 /// A descriptor that is closed when it goes out of scope.
 pub(super) struct Opened(pub(super) i32);
 
+impl Opened {
+    /// The descriptor, which from now on nobody closes.
+    pub(super) fn keep(self) -> i32 {
+        std::mem::ManuallyDrop::new(self).0
+    }
+}
+
 impl Drop for Opened {
     fn drop(&mut self) {
         close(self.0);

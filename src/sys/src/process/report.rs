@@ -2,9 +2,12 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
 
 /// A message of a child.
 #[derive(Debug)]
@@ -75,6 +78,13 @@ impl Report {
         Report(socket)
     }
 
+    /// To a child that waits on the socket [`listen`] made.
+    pub fn connect(directory: BorrowedFd<'_>, name: &str) -> io::Result<Report> {
+        let socket = packet_socket()?;
+        rustix::net::connect(&socket, &address(directory, name)?)?;
+        Ok(Report(socket))
+    }
+
     /// The next message; `None` at their end. `WouldBlock` when there is none yet.
     pub fn next(&self) -> io::Result<Option<Message>> {
         self.receive(RecvFlags::DONTWAIT)
@@ -119,6 +129,23 @@ impl Report {
         })?;
         Ok(())
     }
+}
+
+/// A listening socket for [`super::Op::Hold`], under a name in a directory.
+pub fn listen(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let socket = packet_socket()?;
+    rustix::net::bind(&socket, &address(directory, name)?)?;
+    rustix::net::listen(&socket, 1)?;
+    Ok(socket)
+}
+
+fn packet_socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// By the directory's descriptor, since the whole path may be too long for an address.
+fn address(directory: BorrowedFd<'_>, name: &str) -> io::Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))?)
 }
 
 fn decode(bytes: &[u8; MESSAGE_BYTES], descriptor: Option<OwnedFd>) -> io::Result<Message> {

@@ -34,9 +34,7 @@ pub(super) fn open(root: i32, (columns, rows): (u16, u16), uid: u32) -> Result<(
     if stat.st_uid != uid {
         call(libc::SYS_fchown, [fd(slave.0), uid as usize, u32::MAX as usize])?;
     }
-    let both = (master.0, slave.0);
-    std::mem::forget((master, slave));
-    Ok(both)
+    Ok((master.keep(), slave.keep()))
 }
 
 /// Mounts the slave on `/dev/console`.
