@@ -80,8 +80,11 @@ impl Network {
         let netns = netns_for_plugins(record, detachment.netns, detachment.netns_path);
         let later = Later { record, conflist: &conflist, netns: &netns, verb: Verb::Del };
         for plugin in conflist.plugins().iter().rev() {
-            if let Err(error) = self.call_later(&later, plugin) {
-                errors.push(error);
+            match self.call_later(&later, plugin) {
+                Ok(()) => {}
+                // The attachment failed for want of this program, so there is nothing of it to undo.
+                Err(error) if record.result.is_none() && error.is_missing_program() => {}
+                Err(error) => errors.push(error),
             }
         }
     }

@@ -140,6 +140,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a plugin was not run because there is no program for it.
+    pub(crate) fn is_missing_program(&self) -> bool {
+        matches!(self, Self::Plugin(error) if matches!(error.failure, PluginFailure::NotFound { .. }))
+    }
+
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use oci::SandboxId;
@@ -133,8 +134,9 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn open(state_dir: &Path) -> Result<Self, Error> {
         let store = Self { attachments: state_dir.join("attachments"), cursors: state_dir.join("cursors") };
-        for directory in [&store.attachments, &store.cursors] {
-            std::fs::create_dir_all(directory).map_err(Error::state("create directory", directory))?;
+        for directory in [state_dir, &store.attachments, &store.cursors] {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(Error::state("create directory", directory))?;
         }
         Ok(store)
     }
