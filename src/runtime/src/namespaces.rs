@@ -111,9 +111,12 @@ fn script(request: &NamespaceRequest) -> Result<Script<'static>, PlanError> {
     let rest = flags(kinds(request).into_iter().filter(|kind| !in_clone(kind)).collect());
 
     let proc = Slot(0);
+    let mut cgroup = None;
     steps.extend(common::open_proc(proc));
     if request.pid {
-        steps.extend(common::join_cgroups(&request.init_cgroups)?);
+        let joining = common::join_cgroups(&request.init_cgroups, &mut files)?;
+        cgroup = joining.birthplace;
+        steps.extend(joining.steps);
         steps.extend(request.init_oom_score_adj.map(|score| common::oom_score(proc, score)));
     }
     if request.user.is_some() {
@@ -132,7 +135,7 @@ fn script(request: &NamespaceRequest) -> Result<Script<'static>, PlanError> {
     } else {
         steps.push(Op::ExitWhenTold.into());
     }
-    Ok(Script { clone_flags, steps, files, ..Script::default() })
+    Ok(Script { clone_flags, cgroup, steps, files, ..Script::default() })
 }
 
 /// The steps from a child in new namespaces to the built-in init.

@@ -155,7 +155,7 @@ pub fn plan_with_hooks<'a>(
     let script = Script {
         clone_flags: builder.clone_flags,
         pid_namespace: builder.pid_namespace,
-        cgroup: None,
+        cgroup: builder.cgroup,
         steps,
         files,
     };
@@ -197,6 +197,7 @@ struct Builder<'r, 'a> {
     parts: Parts<'a>,
     clone_flags: i32,
     pid_namespace: Option<Fd>,
+    cgroup: Option<Fd>,
     /// Namespaces to join, the user namespace first.
     joins: Vec<(Kind, Fd)>,
     /// Namespaces to make anew after that.
@@ -217,6 +218,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             parts: Parts { next_slot: FIRST_FREE, ..Parts::default() },
             clone_flags: 0,
             pid_namespace: None,
+            cgroup: None,
             joins: Vec::new(),
             fresh: Vec::new(),
             own_user: false,
@@ -296,7 +298,9 @@ impl<'r, 'a> Builder<'r, 'a> {
     fn host(&mut self) -> Result<(), PlanError> {
         self.parts.push(Op::Dumpable(false));
         self.parts.push(Op::Umask(0));
-        self.parts.steps.extend(common::join_cgroups(&self.request.cgroups)?);
+        let joining = common::join_cgroups(&self.request.cgroups, &mut self.parts.files)?;
+        self.cgroup = joining.birthplace;
+        self.parts.steps.extend(joining.steps);
         self.parts.steps.extend(common::open_proc(PROC));
         let process = self.request.spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
         self.parts.steps.extend(process.oom_score_adj().map(|score| common::oom_score(PROC, score)));

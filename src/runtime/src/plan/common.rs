@@ -3,7 +3,7 @@
 use std::ffi::{CString, NulError};
 use std::path::PathBuf;
 
-use sys::process::{Fd, Op, Slot, Step, resolve};
+use sys::process::{Fd, Files, Op, Slot, Step, resolve};
 
 use super::{DIRECTORY_FLAGS, PlanError, c_path};
 
@@ -43,13 +43,34 @@ pub(crate) fn oom_score(proc: Slot, score: i32) -> Step {
     Step { op, tolerate: &[EPERM, EACCES] }
 }
 
-/// Joins cgroups.
-pub(crate) fn join_cgroups(directories: &[PathBuf]) -> Result<Vec<Step>, NulError> {
-    let join = |directory: &PathBuf| {
-        let path = c_path(&directory.join("cgroup.procs"))?;
-        Ok(Op::Write { directory: Fd::Cwd, path, resolve: resolve::ANY, bytes: b"0".to_vec() }.into())
-    };
-    directories.iter().map(join).collect()
+/// How a child gets into its cgroups.
+pub(crate) struct Joining {
+    /// The cgroup v2 directory that it is born in.
+    pub(crate) birthplace: Option<Fd>,
+    /// How it joins the others.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// Joins cgroups without the kernel's lock over all forks, for which it would wait until every CPU was quiet,
+/// some 10 ms: a child is born into one of v2, and in v1 a thread that moves itself alone, by `tasks`, needs no
+/// lock. The child has one thread.
+pub(crate) fn join_cgroups(directories: &[PathBuf], files: &mut Files<'_>) -> Result<Joining, NulError> {
+    let mut joining = Joining { birthplace: None, steps: Vec::new() };
+    for directory in directories {
+        let tasks = directory.join("tasks");
+        let is_v1 = tasks.try_exists().unwrap_or(false);
+        if !is_v1
+            && joining.birthplace.is_none()
+            && let Ok(opened) = std::fs::File::open(directory)
+        {
+            joining.birthplace = Some(files.own(opened.into()));
+            continue;
+        }
+        let path = c_path(&if is_v1 { tasks } else { directory.join("cgroup.procs") })?;
+        let join = Op::Write { directory: Fd::Cwd, path, resolve: resolve::ANY, bytes: b"0".to_vec() };
+        joining.steps.push(join.into());
+    }
+    Ok(joining)
 }
 
 /// Sets a kernel parameter.

@@ -31,7 +31,8 @@ fn build<'a>(
     let own_user = kinds.contains(&Kind::User);
 
     parts.push(Op::Dumpable(false));
-    parts.steps.extend(common::join_cgroups(&request.cgroups)?);
+    let joining = common::join_cgroups(&request.cgroups, &mut parts.files)?;
+    parts.steps.extend(joining.steps);
     parts.steps.extend(common::open_proc(PROC));
     let score = request
         .process
@@ -73,7 +74,7 @@ fn build<'a>(
     finish(&mut parts, &subject, request.host, cache)?;
     let Parts { steps, files, warnings, .. } = parts;
     let pid_namespace = kinds.contains(&Kind::Pid).then_some(container);
-    let script = Script { clone_flags: 0, pid_namespace, cgroup: None, steps, files };
+    let script = Script { clone_flags: 0, pid_namespace, cgroup: joining.birthplace, steps, files };
     Ok(Plan { script, maps: IdMaps::default(), warnings })
 }
 
