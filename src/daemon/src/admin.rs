@@ -27,15 +27,29 @@ pub(crate) struct Envelope {
 pub(crate) enum Request {
     Status,
     Version,
-    Check { repair: bool },
-    ImagePull { reference: String, username: Option<String>, password: Option<String> },
+    Check {
+        repair: bool,
+    },
+    ImagePull {
+        reference: String,
+        username: Option<String>,
+        password: Option<String>,
+    },
     ImageList,
-    ImageInspect { image: String },
-    ImageRemove { image: String },
+    ImageInspect {
+        image: String,
+    },
+    ImageRemove {
+        image: String,
+    },
     /// The archive follows the line, to the end of the stream.
-    ImageLoad { embedded: bool },
+    ImageLoad {
+        embedded: bool,
+    },
     NetworkList,
-    NetworkInspect { name: String },
+    NetworkInspect {
+        name: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +94,9 @@ pub(crate) fn ask(
     stream.shutdown(std::net::Shutdown::Write).map_err(failed)?;
     for line in BufReader::new(stream).lines() {
         let line = line.map_err(failed)?;
-        match serde_json::from_str(&line).map_err(|error| format!("the daemon's answer makes no sense: {error}"))? {
+        match serde_json::from_str(&line)
+            .map_err(|error| format!("the daemon's answer makes no sense: {error}"))?
+        {
             Answer::Progress { layers } => progress(layers),
             Answer::Result { value } => return Ok(value),
             Answer::Failure { message } => return Err(message),

@@ -7,7 +7,11 @@ use clap_complete::Shell;
 
 /// Node agent: Kubernetes' CRI and the Docker Engine API over one engine.
 #[derive(Debug, Parser)]
-#[command(name = "berth", version, after_help = "Examples:\n  berth daemon --config /etc/berth/config.toml\n  berth image pull docker.io/library/busybox:1.36\n  berth status --json")]
+#[command(
+    name = "berth",
+    version,
+    after_help = "Examples:\n  berth daemon --config /etc/berth/config.toml\n  berth image pull docker.io/library/busybox:1.36\n  berth status --json"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -48,7 +52,9 @@ pub(crate) enum LogFormat {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  berth daemon\n  berth daemon --root /data/berth --cri-socket /run/berth/cri.sock --log-format json")]
+#[command(
+    after_help = "Examples:\n  berth daemon\n  berth daemon --root /data/berth --cri-socket /run/berth/cri.sock --log-format json"
+)]
 pub(crate) struct DaemonArgs {
     /// Configuration file; without it /etc/berth/config.toml is read if it is there.
     #[arg(long, value_name = "FILE")]
@@ -115,7 +121,9 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Fetch an image from its registry.
-    #[command(after_help = "Examples:\n  berth image pull registry.k8s.io/pause:3.10\n  berth image pull --json quay.io/app@sha256:…")]
+    #[command(
+        after_help = "Examples:\n  berth image pull registry.k8s.io/pause:3.10\n  berth image pull --json quay.io/app@sha256:…"
+    )]
     Pull {
         /// What to fetch.
         reference: String,

@@ -125,7 +125,10 @@ fn check(args: &CheckArgs) -> Outcome {
     if problems.is_empty() || args.repair {
         Ok(())
     } else {
-        Err(Failure::Failed(format!("{} problems; `berth check --repair` puts right what can be", problems.len())))
+        Err(Failure::Failed(format!(
+            "{} problems; `berth check --repair` puts right what can be",
+            problems.len()
+        )))
     }
 }
 
@@ -175,7 +178,9 @@ fn image(command: ImageCommand) -> Outcome {
             let value = ask(&client, Request::ImageList)?;
             print_or(&client, &value, image_table);
         }
-        ImageCommand::Inspect { image, client } => output::json(&ask(&client, Request::ImageInspect { image })?),
+        ImageCommand::Inspect { image, client } => {
+            output::json(&ask(&client, Request::ImageInspect { image })?)
+        }
         ImageCommand::Remove { images, client } => {
             let mut removed = Vec::new();
             for image in images {
@@ -225,7 +230,8 @@ fn image_table(value: &Value) {
     for image in value.as_array().into_iter().flatten() {
         let id = output::short(image["id"].as_str().unwrap_or_default());
         let size = output::bytes(image["size_bytes"].as_u64().unwrap_or(0));
-        let tags: Vec<&str> = image["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let tags: Vec<&str> =
+            image["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for name in if tags.is_empty() { vec!["<none>"] } else { tags } {
             rows.push(vec![name.to_owned(), id.clone(), size.clone()]);
         }
@@ -253,8 +259,12 @@ fn network(command: NetworkCommand) -> Outcome {
                     .flatten()
                     .map(|network| {
                         let text = |key: &str| network[key].as_str().unwrap_or_default().to_owned();
-                        let plugins: Vec<&str> =
-                            network["plugins"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                        let plugins: Vec<&str> = network["plugins"]
+                            .as_array()
+                            .into_iter()
+                            .flatten()
+                            .filter_map(Value::as_str)
+                            .collect();
                         let default = if network["default"] == true { "*" } else { "" };
                         vec![format!("{}{default}", text("name")), plugins.join(","), text("source")]
                     })
@@ -262,7 +272,9 @@ fn network(command: NetworkCommand) -> Outcome {
                 output::table(&["NAME", "PLUGINS", "SOURCE"], &rows);
             });
         }
-        NetworkCommand::Inspect { name, client } => output::json(&ask(&client, Request::NetworkInspect { name })?),
+        NetworkCommand::Inspect { name, client } => {
+            output::json(&ask(&client, Request::NetworkInspect { name })?)
+        }
     }
     Ok(())
 }

@@ -62,7 +62,9 @@ fn lock(root: &Path) -> anyhow::Result<File> {
             "another daemon uses {}; stop it first, or give this one a root of its own with --root",
             root.display()
         ),
-        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", path.display()))
+        }
     }
 }
 
@@ -71,18 +73,15 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     // Sockets first: a busy one is an error before anything is touched.
     let cri_listener = sockets::bind(&settings.cri_socket, 0o660, settings.socket_group)?;
     let admin_listener = sockets::bind(&settings.admin_socket, 0o600, None)?;
-    let engine = Engine::open(settings.engine.clone())
-        .await
-        .map_err(|error| anyhow::anyhow!("{}", error.chain()))?;
+    let engine =
+        Engine::open(settings.engine.clone()).await.map_err(|error| anyhow::anyhow!("{}", error.chain()))?;
     for sentence in engine.status().await.degraded {
         tracing::warn!("{sentence}");
     }
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
-    let streaming = cri::StreamingOptions {
-        address: settings.streaming.address,
-        tls: settings.streaming.tls.clone(),
-    };
+    let streaming =
+        cri::StreamingOptions { address: settings.streaming.address, tls: settings.streaming.tls.clone() };
     let cri = cri::Server::start(engine.clone(), streaming, stop.clone())
         .await
         .context("start the streaming server")?;
@@ -133,7 +132,9 @@ async fn wait_for_end(settings: &Settings, stop: &CancellationToken) -> anyhow::
 /// beyond that is to say what is wrong with the file now.
 fn reload(_settings: &Settings) {
     match config::read(None).and_then(|(file, source)| config::check(file, source)) {
-        Ok(_) => tracing::info!("the configuration is fine; settings other than registries and networks take a restart"),
+        Ok(_) => tracing::info!(
+            "the configuration is fine; settings other than registries and networks take a restart"
+        ),
         Err(problems) => tracing::error!("{problems}; the settings in force stay"),
     }
 }

@@ -44,7 +44,9 @@ fn load() -> Result<(), String> {
         .spawn()
         .map_err(|error| format!("run apparmor_parser: {error}"))?;
     if let Some(mut stdin) = parser.stdin.take() {
-        stdin.write_all(TEXT.as_bytes()).map_err(|error| format!("hand the profile to apparmor_parser: {error}"))?;
+        stdin
+            .write_all(TEXT.as_bytes())
+            .map_err(|error| format!("hand the profile to apparmor_parser: {error}"))?;
     }
     let output = parser.wait_with_output().map_err(|error| format!("wait for apparmor_parser: {error}"))?;
     if output.status.success() {

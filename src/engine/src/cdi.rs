@@ -6,9 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci::runtime::{
-    LinuxDeviceBuilder, LinuxDeviceCgroupBuilder, LinuxDeviceType, MountBuilder, Spec,
-};
+use oci::runtime::{LinuxDeviceBuilder, LinuxDeviceCgroupBuilder, LinuxDeviceType, MountBuilder, Spec};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -134,7 +132,8 @@ fn read(path: &Path) -> Result<CdiSpec> {
         return Err(Error::invalid(format!("CDI specification {} is larger than 4 MiB", path.display())));
     }
     let bytes = std::fs::read(path).map_err(|error| Error::io(what(), error))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::caused_by(crate::ErrorKind::FailedPrecondition, what(), error))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::caused_by(crate::ErrorKind::FailedPrecondition, what(), error))
 }
 
 fn apply(spec: &mut Spec, edits: &Edits, name: &str) -> Result<()> {

@@ -18,8 +18,8 @@ use crate::events::{Bus, Subscription};
 use crate::images::Images;
 use crate::keeper_link::Link;
 use crate::model::{
-    ContainerConfig, ContainerKey, ContainerStatus, NamespaceMode, PortMapping, Protocol, Resources, SandboxConfig,
-    SandboxMetadata, SandboxStatus,
+    ContainerConfig, ContainerKey, ContainerStatus, NamespaceMode, PortMapping, Protocol, Resources,
+    SandboxConfig, SandboxMetadata, SandboxStatus,
 };
 use crate::names::{Claim, Names, wait};
 use crate::record::SandboxRecord;
@@ -117,7 +117,8 @@ impl Engine {
             Claim::Taken(id) => return Err(taken(&what, id.as_str())),
             Claim::Join(progress) => progress,
             Claim::Mine(report, progress) => {
-                let random = sys::fs::random_bytes().map_err(|error| Error::io("make a sandbox id", error))?;
+                let random =
+                    sys::fs::random_bytes().map_err(|error| Error::io("make a sandbox id", error))?;
                 let id = SandboxId::from_random(random);
                 let handle = sandbox::spawn(&self.shared, id.clone(), config, report);
                 self.shared.insert_sandbox(handle);
@@ -293,7 +294,8 @@ impl Engine {
 
     /// What a running container is reached by.
     pub(crate) fn live_container(&self, id: &ContainerId) -> Result<Arc<LiveContainer>> {
-        let (handle, id) = self.find_container(id.as_str())?.ok_or_else(|| Error::no_container(id.as_str()))?;
+        let (handle, id) =
+            self.find_container(id.as_str())?.ok_or_else(|| Error::no_container(id.as_str()))?;
         handle
             .live
             .get(&id)
@@ -456,7 +458,8 @@ impl Shared {
         self.sandbox_names.adopt(record.config.metadata.clone(), record.id.clone());
         for container in &record.containers {
             self.index_container(&container.id, &record.id);
-            self.container_names.adopt((record.id.clone(), container.config.key.clone()), container.id.clone());
+            self.container_names
+                .adopt((record.id.clone(), container.config.key.clone()), container.id.clone());
         }
     }
 

@@ -75,7 +75,12 @@ impl Bus {
     }
 
     /// Tells all subscribers. Call it after the snapshot that shows the change was published.
-    pub(crate) fn publish(&self, kind: EventKind, container: Option<ContainerId>, status: Arc<SandboxStatus>) {
+    pub(crate) fn publish(
+        &self,
+        kind: EventKind,
+        container: Option<ContainerId>,
+        status: Arc<SandboxStatus>,
+    ) {
         let event = Event {
             sequence: self.next.fetch_add(1, Ordering::Relaxed),
             kind,

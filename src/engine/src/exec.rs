@@ -95,7 +95,8 @@ impl Engine {
     /// Starts a process in a container and returns its streams.
     pub async fn exec(&self, container: &ContainerId, config: ExecConfig) -> Result<ExecSession> {
         let live = self.live_container(container)?;
-        let (theirs, streams) = if config.tty { (Vec::new(), Streams::default()) } else { pipes(config.stdin)? };
+        let (theirs, streams) =
+            if config.tty { (Vec::new(), Streams::default()) } else { pipes(config.stdin)? };
         let mut session = self.start_exec(container, &live, &config, theirs).await?;
         if !config.tty {
             session.streams = streams;
@@ -143,7 +144,8 @@ impl Engine {
         theirs: Vec<OwnedFd>,
     ) -> Result<ExecSession> {
         let shared = self.shared();
-        let random: [u8; 32] = sys::fs::random_bytes().map_err(|error| Error::io("make an exec id", error))?;
+        let random: [u8; 32] =
+            sys::fs::random_bytes().map_err(|error| Error::io("make an exec id", error))?;
         let id = oci::ExecId::from_random(random).to_string();
         let user = match config.user.as_str() {
             "" => None,
@@ -200,7 +202,11 @@ impl Engine {
     }
 
     /// A cgroup of the session's own, in one hierarchy: enough to kill all it starts, and cheap.
-    async fn exec_cgroups(&self, container: &ContainerId, id: &str) -> Result<(Vec<PathBuf>, Option<PathBuf>)> {
+    async fn exec_cgroups(
+        &self,
+        container: &ContainerId,
+        id: &str,
+    ) -> Result<(Vec<PathBuf>, Option<PathBuf>)> {
         let status = self.container_status(container.as_str())?;
         let shared = self.shared().clone();
         let name = format!("exec-{}", &id[..16]);
@@ -210,7 +216,8 @@ impl Engine {
             let mut dirs = cgroup.dirs();
             let Some(index) = kill_hierarchy(&dirs, cgroup.unified_dir()) else { return Ok((dirs, None)) };
             let own = dirs[index].join(&name);
-            std::fs::create_dir(&own).map_err(|error| Error::io(format!("make cgroup {}", own.display()), error))?;
+            std::fs::create_dir(&own)
+                .map_err(|error| Error::io(format!("make cgroup {}", own.display()), error))?;
             dirs[index].clone_from(&own);
             Ok((dirs, Some(own)))
         };
@@ -315,7 +322,8 @@ fn connect_local(port: u16, deadline: std::time::Instant) -> std::io::Result<std
             .or_else(|error| std::net::TcpStream::connect_timeout(&v6, timeout).map_err(|_| error));
         match connected {
             Err(error)
-                if error.kind() == std::io::ErrorKind::ConnectionRefused && std::time::Instant::now() < deadline =>
+                if error.kind() == std::io::ErrorKind::ConnectionRefused
+                    && std::time::Instant::now() < deadline =>
             {
                 std::thread::sleep(Duration::from_millis(20));
             }

@@ -189,7 +189,14 @@ impl Engine {
         let (report, outcome) = tokio::sync::oneshot::channel();
         let span = tracing::info_span!("pull", image = %reference);
         let work = async move {
-            let outcome = pull(&shared.images, &reference, auth, progress, shared.config.images.discard_unpacked_layers).await;
+            let outcome = pull(
+                &shared.images,
+                &reference,
+                auth,
+                progress,
+                shared.config.images.discard_unpacked_layers,
+            )
+            .await;
             if let Err(error) = &outcome {
                 tracing::info!(error = error.chain(), "pull failed");
             }
@@ -246,7 +253,8 @@ impl Engine {
 
     /// Gives an image one more name.
     pub async fn tag_image(&self, text: &str, name: &Reference) -> Result<()> {
-        let (shared, text, name) = (Arc::clone(self.shared()), text.to_owned(), name.clone().with_default_tag());
+        let (shared, text, name) =
+            (Arc::clone(self.shared()), text.to_owned(), name.clone().with_default_tag());
         let work = move || {
             let image = shared.storage.find_image(&text).map_err(|error| find_error(&text, error))?;
             let manifest = image.manifests.last().cloned().unwrap_or_else(|| image.id.clone());

@@ -56,14 +56,24 @@ impl Engine {
             match text.parse() {
                 Ok(ipnet::IpNet::V4(net)) => v4 = v4.or(Some(net.trunc())),
                 Ok(ipnet::IpNet::V6(net)) => v6 = v6.or(Some(net.trunc())),
-                Err(_) => return Err(Error::invalid(format!("pod range {text:?} is not an address with a prefix length"))),
+                Err(_) => {
+                    return Err(Error::invalid(format!(
+                        "pod range {text:?} is not an address with a prefix length"
+                    )));
+                }
             }
         }
-        let v4 = v4.ok_or_else(|| Error::invalid(format!("pod range {ranges:?} has no IPv4 part, which the built-in network needs")))?;
+        let v4 = v4.ok_or_else(|| {
+            Error::invalid(format!("pod range {ranges:?} has no IPv4 part, which the built-in network needs"))
+        })?;
         let shared = Arc::clone(self.shared());
         let work = move || shared.network.set_subnets(v4, v6);
         self.shared().blocking.run(Purpose::Lifecycle, work).await?.map_err(|error| {
-            Error::caused_by(crate::ErrorKind::InvalidArgument, format!("use the pod range {ranges:?}"), error)
+            Error::caused_by(
+                crate::ErrorKind::InvalidArgument,
+                format!("use the pod range {ranges:?}"),
+                error,
+            )
         })?;
         tracing::info!(pod_ranges = ranges, "the built-in network uses the cluster's pod range");
         Ok(())

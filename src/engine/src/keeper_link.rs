@@ -88,7 +88,12 @@ impl Link {
     }
 
     /// Connects (again). The reader thread ends with its connection.
-    pub(crate) fn connect(self: &Arc<Self>, socket: &Path, program: Option<&Path>, state: &Path) -> Result<()> {
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        socket: &Path,
+        program: Option<&Path>,
+        state: &Path,
+    ) -> Result<()> {
         let (sender, receiver) = dial(socket, program, state)?;
         tracing::debug!(pid = receiver.keeper_pid(), release = receiver.release(), "connected to the keeper");
         *lock(&self.sender) = Some(sender);

@@ -39,16 +39,17 @@ mod user;
 mod watch;
 
 pub use config::{
-    CgroupConfig, CgroupDriver, Config, ContainerDefaults, Handler, HandlerRuntime, ImageConfig, NetworkConfig,
+    CgroupConfig, CgroupDriver, Config, ContainerDefaults, Handler, HandlerRuntime, ImageConfig,
+    NetworkConfig,
 };
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Subscription};
-pub use inspect::NetworkInfo;
-pub use images::{LayerProgress, LayerState, PullProgress, PullStage};
-pub use model::*;
 pub use image::{Auth, AuthFields, ScopedAuth, Secret};
-pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
+pub use images::{LayerProgress, LayerState, PullProgress, PullStage};
+pub use inspect::NetworkInfo;
 pub use keeper::protocol::{IdMap, IdMaps};
+pub use model::*;
+pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
 pub use status::{Condition, EngineStatus, HandlerFeatures, NodeFeatures};
 pub use sys::cgroup::{Pressure, PressureLine, Pressures, Stats as CgroupStats};

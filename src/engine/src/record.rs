@@ -99,7 +99,10 @@ impl SandboxRecord {
         let path = dir.join("record.json");
         let size = std::fs::metadata(&path)?.len();
         if size > MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is larger than any Berth writes"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the record is larger than any Berth writes",
+            ));
         }
         let record: Self = serde_json::from_slice(&std::fs::read(&path)?)?;
         if record.version != VERSION {
@@ -145,7 +148,8 @@ mod tests {
     #[test]
     fn records_of_a_later_release_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("record.json"), V1.replace("\"version\": 1", "\"version\": 2")).unwrap();
+        std::fs::write(dir.path().join("record.json"), V1.replace("\"version\": 1", "\"version\": 2"))
+            .unwrap();
         assert!(SandboxRecord::read(dir.path()).unwrap_err().to_string().contains("version 2"));
         std::fs::write(dir.path().join("record.json"), "{").unwrap();
         assert!(SandboxRecord::read(dir.path()).is_err());

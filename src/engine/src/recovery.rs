@@ -30,8 +30,9 @@ impl Engine {
     /// Opens the stores, connects to the keeper, and takes over what runs.
     pub async fn open(config: Config) -> Result<Self> {
         let opened = tokio::task::spawn_blocking(move || open_parts(config)).await;
-        let parts = opened
-            .map_err(|error| Error::caused_by(ErrorKind::Internal, "opening the engine broke off", error))??;
+        let parts = opened.map_err(|error| {
+            Error::caused_by(ErrorKind::Internal, "opening the engine broke off", error)
+        })??;
         let engine = Self::assemble(parts);
         engine.recover().await?;
         engine.start_watching();
@@ -125,7 +126,11 @@ impl Engine {
             }
             let report = shared.network.gc(&valid);
             if report.attachments + report.links > 0 {
-                tracing::info!(attachments = report.attachments, links = report.links, "swept network leftovers");
+                tracing::info!(
+                    attachments = report.attachments,
+                    links = report.links,
+                    "swept network leftovers"
+                );
             }
             for snapshot in shared.storage.list_snapshots() {
                 if !containers.contains(&snapshot.key) {
@@ -157,7 +162,9 @@ fn adopt_container(
             adopted.running.push((container.id.clone(), live));
             return;
         }
-        if matches!(container.state, ContainerState::Running { .. }) || (container.start_asked && container.state == ContainerState::Created) {
+        if matches!(container.state, ContainerState::Running { .. })
+            || (container.start_asked && container.state == ContainerState::Created)
+        {
             // The keeper does not know it: it ended with a keeper, and how is not known.
             let exit = Exit { code: 255, signal: None, at_ns: sys::fs::now_ns() };
             adopted.exits.push((container.id.clone(), exit));
@@ -216,9 +223,11 @@ fn live_container(
     fds: &mut [Option<OwnedFd>],
 ) -> Result<LiveContainer> {
     let dir = shared.sandbox_dir(sandbox).join("containers").join(&container.id);
-    let spec = Spec::load(dir.join("config.json"))
-        .map_err(|error| Error::caused_by(ErrorKind::Internal, "read the container's configuration", error))?;
-    let process = spec.process().clone().ok_or_else(|| Error::internal("the configuration has no process"))?;
+    let spec = Spec::load(dir.join("config.json")).map_err(|error| {
+        Error::caused_by(ErrorKind::Internal, "read the container's configuration", error)
+    })?;
+    let process =
+        spec.process().clone().ok_or_else(|| Error::internal("the configuration has no process"))?;
     let cgroup = shared
         .cgroups
         .open(&container.cgroup_path)
@@ -275,18 +284,21 @@ fn forget_directory(path: &Path) {
 fn open_parts(config: Config) -> Result<Parts> {
     let boot_id = sys::fs::boot_id().map_err(|error| Error::io("read the boot id", error))?;
     for (dir, mode) in [(&config.root, 0o700), (&config.state, 0o711)] {
-        sys::fs::ensure_directories(dir, mode).map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
+        sys::fs::ensure_directories(dir, mode)
+            .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
     }
     let sandboxes = config.state.join("sandboxes");
     sys::fs::ensure_directory(&sandboxes, 0o711)
         .map_err(|error| Error::io(format!("make {}", sandboxes.display()), error))?;
     let (storage, images) = open_images(&config)?;
-    let cgroups = sys::cgroup::Layout::detect(&config.cgroups.root, Path::new("/proc"))
-        .map_err(|error| Error::io(format!("find the cgroups below {}", config.cgroups.root.display()), error))?;
+    let cgroups = sys::cgroup::Layout::detect(&config.cgroups.root, Path::new("/proc")).map_err(|error| {
+        Error::io(format!("find the cgroups below {}", config.cgroups.root.display()), error)
+    })?;
     let network = network::Network::open(network_options(&config)?)
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the networks", error))?;
     let (host, degraded) = host_facts(&config, &cgroups);
-    let seccomp = Profiles::load(config.containers.seccomp_profile.as_deref(), &config.containers.seccomp_dir)?;
+    let seccomp =
+        Profiles::load(config.containers.seccomp_profile.as_deref(), &config.containers.seccomp_dir)?;
     let link = Link::open(&config.keeper_socket, config.keeper_program.as_deref(), &config.state)?;
     Ok(Parts {
         boot_id,
@@ -326,7 +338,9 @@ fn open_images(config: &Config) -> Result<(Arc<storage::Store>, Images)> {
 
 fn network_options(config: &Config) -> Result<network::Options> {
     let subnets = &config.network.default_subnets;
-    let invalid = |text: &str| Error::invalid(format!("default subnet {text:?} is not an address with a prefix length"));
+    let invalid = |text: &str| {
+        Error::invalid(format!("default subnet {text:?} is not an address with a prefix length"))
+    };
     let mut subnet = None;
     let mut subnet6 = None;
     for text in subnets {
@@ -355,8 +369,7 @@ fn host_facts(config: &Config, cgroups: &sys::cgroup::Layout) -> (HostFacts, Vec
     let kernel = sys::seccomp::KernelVersion::current();
     let (apparmor, trouble) = crate::apparmor::prepare();
     let mut degraded: Vec<String> = trouble.into_iter().collect();
-    let missing: Vec<String> =
-        sys::caps::Set::known().without(held).names().collect();
+    let missing: Vec<String> = sys::caps::Set::known().without(held).names().collect();
     if !missing.is_empty() {
         degraded.push(format!(
             "the daemon lacks {}: privileged containers cannot have them, and what needs them is limited",
@@ -365,7 +378,8 @@ fn host_facts(config: &Config, cgroups: &sys::cgroup::Layout) -> (HostFacts, Vec
     }
     if cgroups.version() != sys::cgroup::Version::V2 {
         degraded.push(
-            "resource controllers are on cgroup v1: pressure figures and unified settings are not available".to_owned(),
+            "resource controllers are on cgroup v1: pressure figures and unified settings are not available"
+                .to_owned(),
         );
     }
     let selinux = config.containers.selinux && std::fs::read("/sys/fs/selinux/enforce").is_ok();
@@ -379,4 +393,3 @@ fn host_facts(config: &Config, cgroups: &sys::cgroup::Layout) -> (HostFacts, Vec
     };
     (facts, degraded)
 }
-

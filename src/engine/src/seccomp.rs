@@ -31,7 +31,9 @@ impl Profiles {
             None => Profile::parse(sys::seccomp::DEFAULT_PROFILE),
             Some(path) => Profile::parse(&read(path)?),
         }
-        .map_err(|error| Error::caused_by(ErrorKind::FailedPrecondition, "read the default seccomp profile", error))?;
+        .map_err(|error| {
+            Error::caused_by(ErrorKind::FailedPrecondition, "read the default seccomp profile", error)
+        })?;
         Ok(Self { default, dir: dir.to_owned(), resolved: Mutex::new(HashMap::new()) })
     }
 
@@ -67,7 +69,11 @@ impl Profiles {
     fn file(&self, path: &Path, capabilities: &BTreeSet<String>, kernel: (u32, u32)) -> Result<LinuxSeccomp> {
         let path = if path.is_absolute() { path.to_owned() } else { self.dir.join(path) };
         let invalid = |error: sys::seccomp::Error| {
-            Error::caused_by(ErrorKind::InvalidArgument, format!("read seccomp profile {}", path.display()), error)
+            Error::caused_by(
+                ErrorKind::InvalidArgument,
+                format!("read seccomp profile {}", path.display()),
+                error,
+            )
         };
         let profile = Profile::parse(&read(&path)?).map_err(invalid)?;
         resolve(&profile, capabilities, kernel)
@@ -76,7 +82,8 @@ impl Profiles {
 
 fn resolve(profile: &Profile, capabilities: &BTreeSet<String>, kernel: (u32, u32)) -> Result<LinuxSeccomp> {
     let names: Vec<&str> = capabilities.iter().map(String::as_str).collect();
-    let arch = Arch::native().ok_or_else(|| Error::unsupported("seccomp filters are not known for this architecture"))?;
+    let arch = Arch::native()
+        .ok_or_else(|| Error::unsupported("seccomp filters are not known for this architecture"))?;
     let kernel = KernelVersion { major: kernel.0, minor: kernel.1 };
     profile
         .resolve(&names, kernel, arch)
@@ -85,9 +92,13 @@ fn resolve(profile: &Profile, capabilities: &BTreeSet<String>, kernel: (u32, u32
 
 fn read(path: &Path) -> Result<String> {
     let what = || format!("read seccomp profile {}", path.display());
-    let metadata = std::fs::metadata(path).map_err(|error| Error::caused_by(ErrorKind::InvalidArgument, what(), error))?;
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| Error::caused_by(ErrorKind::InvalidArgument, what(), error))?;
     if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(Error::invalid(format!("seccomp profile {} is not a file of at most 4 MiB", path.display())));
+        return Err(Error::invalid(format!(
+            "seccomp profile {} is not a file of at most 4 MiB",
+            path.display()
+        )));
     }
     std::fs::read_to_string(path).map_err(|error| Error::caused_by(ErrorKind::InvalidArgument, what(), error))
 }

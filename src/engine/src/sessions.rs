@@ -66,7 +66,10 @@ impl Terminal {
 }
 
 /// Watches a descriptor that is owned, so that nobody closes it under the watch.
-#[allow(deprecated, reason = "the replacement is unsafe for the sake of types that do not own their descriptor")]
+#[allow(
+    deprecated,
+    reason = "the replacement is unsafe for the sake of types that do not own their descriptor"
+)]
 pub(crate) fn async_fd(fd: OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     tokio::io::unix::AsyncFd::new(fd)
 }

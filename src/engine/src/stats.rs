@@ -8,7 +8,9 @@ use oci::ContainerId;
 use crate::blocking::Purpose;
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
-use crate::model::{ContainerStats, ContainerStatus, FilesystemStats, InterfaceStats, SandboxStats, SandboxStatus};
+use crate::model::{
+    ContainerStats, ContainerStatus, FilesystemStats, InterfaceStats, SandboxStats, SandboxStatus,
+};
 use crate::sandbox::Handle;
 
 impl Engine {
@@ -87,14 +89,18 @@ fn read_container(
 ) -> ContainerStats {
     let observed_at_ns = sys::fs::now_ns();
     let live = handle.live.get(&status.id);
-    let cgroup = live.as_ref().and_then(|live| {
-        live.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).read().ok()
-    });
+    let cgroup = live
+        .as_ref()
+        .and_then(|live| live.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).read().ok());
     let usage = shared.storage.usage(&status.id).unwrap_or_default();
-    let usage_nano_cores =
-        cpu_usage(cgroup.as_ref()).and_then(|used| shared.rates.observe(status.id.as_str(), observed_at_ns, used));
+    let usage_nano_cores = cpu_usage(cgroup.as_ref())
+        .and_then(|used| shared.rates.observe(status.id.as_str(), observed_at_ns, used));
     let processes = match &live {
-        Some(_) => shared.cgroups.open(&status.cgroup_path).map(|c| c.procs().unwrap_or_default()).unwrap_or_default(),
+        Some(_) => shared
+            .cgroups
+            .open(&status.cgroup_path)
+            .map(|c| c.procs().unwrap_or_default())
+            .unwrap_or_default(),
         None => Vec::new(),
     };
     let counts = sys::proc::usage(std::path::Path::new("/proc"), &processes).unwrap_or_default();

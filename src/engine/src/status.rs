@@ -75,7 +75,10 @@ impl Engine {
         let runtime = if *shared.link.connection().borrow() {
             Condition::met()
         } else {
-            Condition::unmet("KeeperUnreachable", "the keeper cannot be reached; running containers are not affected")
+            Condition::unmet(
+                "KeeperUnreachable",
+                "the keeper cannot be reached; running containers are not affected",
+            )
         };
         let network = self.network_condition().await;
         EngineStatus {

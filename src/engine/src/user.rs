@@ -76,23 +76,33 @@ fn split(text: &str) -> (String, String) {
     (user.to_owned(), group.to_owned())
 }
 
-fn resolve_text(rootfs: BorrowedFd<'_>, user: &str, group: &str, run_as_group: Option<u32>) -> Result<Resolved> {
+fn resolve_text(
+    rootfs: BorrowedFd<'_>,
+    user: &str,
+    group: &str,
+    run_as_group: Option<u32>,
+) -> Result<Resolved> {
     let passwd = read_lines(rootfs, "etc/passwd")?.iter().filter_map(|l| passwd_entry(l)).collect::<Vec<_>>();
     let groups = read_lines(rootfs, "etc/group")?.iter().filter_map(|l| group_entry(l)).collect::<Vec<_>>();
     let entry = match number(user)? {
         None if user.is_empty() => passwd.iter().find(|e| e.uid == 0),
-        None => Some(passwd.iter().find(|e| e.name == user).ok_or_else(|| {
-            Error::invalid(format!("user {user:?} is not in the image's /etc/passwd"))
-        })?),
+        None => Some(
+            passwd
+                .iter()
+                .find(|e| e.name == user)
+                .ok_or_else(|| Error::invalid(format!("user {user:?} is not in the image's /etc/passwd")))?,
+        ),
         Some(uid) => passwd.iter().find(|e| e.uid == uid),
     };
     let uid = entry.map(|e| e.uid).or(number(user)?).unwrap_or(0);
     let gid = match (run_as_group, number(group)?) {
         (Some(gid), _) | (None, Some(gid)) => gid,
         (None, None) if group.is_empty() => entry.map_or(0, |e| e.gid),
-        (None, None) => groups.iter().find(|g| g.name == group).map(|g| g.gid).ok_or_else(|| {
-            Error::invalid(format!("group {group:?} is not in the image's /etc/group"))
-        })?,
+        (None, None) => groups
+            .iter()
+            .find(|g| g.name == group)
+            .map(|g| g.gid)
+            .ok_or_else(|| Error::invalid(format!("group {group:?} is not in the image's /etc/group")))?,
     };
     let name = entry.map(|e| e.name.as_str());
     let member_of = groups
@@ -136,7 +146,8 @@ fn group_entry(line: &str) -> Option<GroupEntry> {
     let mut fields = line.split(':');
     let name = fields.next()?.to_owned();
     let gid = fields.nth(1)?.parse().ok()?;
-    let members = fields.next().unwrap_or("").split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect();
+    let members =
+        fields.next().unwrap_or("").split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect();
     Some(GroupEntry { name, gid, members })
 }
 
@@ -146,9 +157,16 @@ fn read_lines(rootfs: BorrowedFd<'_>, path: &str) -> Result<Vec<String>> {
     let file = match sys::path::open_regular_in_root(rootfs, std::path::Path::new(path)) {
         Ok(fd) => File::from(fd),
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(Error::caused_by(crate::ErrorKind::InvalidArgument, format!("open the image's /{path}"), error)),
+        Err(error) => {
+            return Err(Error::caused_by(
+                crate::ErrorKind::InvalidArgument,
+                format!("open the image's /{path}"),
+                error,
+            ));
+        }
     };
-    let metadata = file.metadata().map_err(|error| Error::io(format!("examine the image's /{path}"), error))?;
+    let metadata =
+        file.metadata().map_err(|error| Error::io(format!("examine the image's /{path}"), error))?;
     if !metadata.is_file() {
         return Err(what("is not a regular file"));
     }
@@ -213,7 +231,9 @@ mod tests {
 
     #[test]
     fn what_is_not_quite_a_number_is_refused() {
-        for bad in ["2147483648", "4294967295", "4294967296", "0x0", "00", "+0", "-1", "1000 ", "01", "nobody-here"] {
+        for bad in
+            ["2147483648", "4294967295", "4294967296", "0x0", "00", "+0", "-1", "1000 ", "01", "nobody-here"]
+        {
             assert!(of(bad).is_err(), "{bad}");
         }
     }

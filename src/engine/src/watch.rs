@@ -39,12 +39,16 @@ fn watch_network(shared: &Shared) {
                     }
                     tracing::info!(networks = shared.network.conflists().len(), "network configuration read");
                 }
-                Err(error) => tracing::warn!(error = %Chain(&error), "network configuration could not be read"),
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "network configuration could not be read")
+                }
             },
             Ok(Some(network::Change::Rules)) => match shared.network.repair() {
                 Ok(true) => tracing::warn!("packet filter rules were gone and have been put back"),
                 Ok(false) => {}
-                Err(error) => tracing::error!(error = %Chain(&error), "packet filter rules could not be put back"),
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "packet filter rules could not be put back")
+                }
             },
             Err(error) => {
                 tracing::warn!(%error, "watching the network failed");
@@ -67,7 +71,11 @@ async fn watch_keeper(shared: &Arc<Shared>) {
         watch_orphans(shared, |_| true);
         let again = Arc::clone(shared);
         let connected = tokio::task::spawn_blocking(move || {
-            again.link.connect(&again.config.keeper_socket, again.config.keeper_program.as_deref(), &again.config.state)
+            again.link.connect(
+                &again.config.keeper_socket,
+                again.config.keeper_program.as_deref(),
+                &again.config.state,
+            )
         });
         match connected.await {
             Ok(Ok(())) => tracing::info!("connected to the keeper again"),
@@ -84,7 +92,9 @@ async fn watch_keeper(shared: &Arc<Shared>) {
 /// kernels that keep it (Linux 6.15) how.
 pub(crate) fn watch_orphans(shared: &Arc<Shared>, is_orphan: impl Fn(&ContainerId) -> bool) {
     for (id, inbox) in shared.link.waiting().into_iter().filter(|(id, _)| is_orphan(id)) {
-        let Some(live) = shared.handles().into_iter().find_map(|handle| handle.live.get(&id)) else { continue };
+        let Some(live) = shared.handles().into_iter().find_map(|handle| handle.live.get(&id)) else {
+            continue;
+        };
         let watching = Arc::clone(shared);
         shared.tracker.spawn(async move {
             let Ok(pidfd) = live.pidfd.try_clone().and_then(crate::sessions::async_fd) else { return };

@@ -17,7 +17,8 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
     }
     let root = absolute("root", &file.root, &mut say);
     let state = absolute("state", &file.state, &mut say);
-    let in_state = |value: &str, name: &str| if value.is_empty() { state.join(name) } else { PathBuf::from(value) };
+    let in_state =
+        |value: &str, name: &str| if value.is_empty() { state.join(name) } else { PathBuf::from(value) };
     let cri_socket = in_state(&file.cri.socket, "cri.sock");
     let keeper_socket = in_state(&file.keeper.socket, "keeper.sock");
     for (key, path) in [("cri.socket", &cri_socket), ("keeper.socket", &keeper_socket)] {
@@ -109,7 +110,10 @@ fn group(name: &str, say: &mut impl FnMut(String)) -> Option<u32> {
 fn streaming(file: &File, say: &mut impl FnMut(String)) -> Option<Streaming> {
     let address = file.streaming.address.parse();
     if address.is_err() {
-        say(format!("streaming.address = {:?}: expected an address with a port, as 127.0.0.1:0", file.streaming.address));
+        say(format!(
+            "streaming.address = {:?}: expected an address with a port, as 127.0.0.1:0",
+            file.streaming.address
+        ));
     }
     let tls = match (optional(&file.streaming.tls_certificate), optional(&file.streaming.tls_key)) {
         (Some(certificate), Some(key)) => {
@@ -158,7 +162,10 @@ fn cgroups(file: &File, say: &mut impl FnMut(String)) -> engine::CgroupConfig {
 
 fn handlers(file: &File, state: &Path, say: &mut impl FnMut(String)) -> BTreeMap<String, engine::Handler> {
     if !file.runtimes.contains_key(&file.default_runtime) {
-        say(format!("default_runtime = {:?}: there is no [runtimes.{}]", file.default_runtime, file.default_runtime));
+        say(format!(
+            "default_runtime = {:?}: there is no [runtimes.{}]",
+            file.default_runtime, file.default_runtime
+        ));
     }
     file.runtimes.iter().map(|(name, runtime)| (name.clone(), handler(name, runtime, state, say))).collect()
 }

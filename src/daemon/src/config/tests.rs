@@ -41,7 +41,9 @@ fn every_problem_is_reported_at_once() {
     assert!(text.contains("\"rot\"; did you mean \"root\""), "{text}");
     assert!(text.contains("\"log.levle\"; did you mean \"level\""), "{text}");
     assert!(text.contains("\"network.banana\""), "{text}");
-    let text = problems("root = \"x\"\ndefault_runtime = \"kata\"\n[streaming]\naddress = \"here\"\n[images]\nmax_concurrent_downloads = 0\n");
+    let text = problems(
+        "root = \"x\"\ndefault_runtime = \"kata\"\n[streaming]\naddress = \"here\"\n[images]\nmax_concurrent_downloads = 0\n",
+    );
     for part in ["root = \"x\"", "[runtimes.kata]", "streaming.address", "max_concurrent_downloads"] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
@@ -56,7 +58,8 @@ fn names_of_the_users_are_free() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let file = File::parse("[registry.credentials.\"r.io\"]\nusername = \"u\"\npassword = \"hunter2\"\n").unwrap();
+    let file =
+        File::parse("[registry.credentials.\"r.io\"]\nusername = \"u\"\npassword = \"hunter2\"\n").unwrap();
     let text = toml::to_string(&file.redacted()).unwrap();
     assert!(text.contains("username") && !text.contains("hunter2"), "{text}");
 }

@@ -28,7 +28,12 @@ pub(super) struct Admin {
 }
 
 /// Serves commands until `stop`.
-pub(super) async fn serve(admin: Arc<Admin>, listener: UnixListener, stop: CancellationToken, tracker: TaskTracker) {
+pub(super) async fn serve(
+    admin: Arc<Admin>,
+    listener: UnixListener,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -133,7 +138,8 @@ async fn status(engine: &Engine) -> Result<Value, String> {
     };
     let sandboxes = engine.sandboxes();
     let containers = sandboxes.iter().flat_map(|s| &s.containers);
-    let running = containers.clone().filter(|c| matches!(c.state, engine::ContainerState::Running { .. })).count();
+    let running =
+        containers.clone().filter(|c| matches!(c.state, engine::ContainerState::Running { .. })).count();
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "runtime": say(&state.runtime),

@@ -34,7 +34,9 @@ pub(super) fn bind(path: &Path, mode: u32, group: Option<u32>) -> anyhow::Result
         Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
             bail!("another process serves {}; stop it first or choose another path", path.display());
         }
-        Ok(_) => std::fs::remove_file(path).with_context(|| format!("remove the stale {}", path.display()))?,
+        Ok(_) => {
+            std::fs::remove_file(path).with_context(|| format!("remove the stale {}", path.display()))?
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("examine {}", path.display())),
     }
@@ -43,7 +45,8 @@ pub(super) fn bind(path: &Path, mode: u32, group: Option<u32>) -> anyhow::Result
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("set the mode of {}", path.display()))?;
     if group.is_some() {
-        std::os::unix::fs::chown(path, None, group).with_context(|| format!("set the group of {}", path.display()))?;
+        std::os::unix::fs::chown(path, None, group)
+            .with_context(|| format!("set the group of {}", path.display()))?;
     }
     Ok(listener)
 }

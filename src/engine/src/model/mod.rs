@@ -11,17 +11,15 @@ mod session;
 mod stats;
 
 pub use container::{
-    ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device, ExitReason, ExitRecord,
-    MountSource, Propagation, ResolvedUser,
+    ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device, ExitReason,
+    ExitRecord, MountSource, Propagation, ResolvedUser,
 };
 pub use image::{FsUsage, ImageInfo, PullOutcome, PullRequest};
 pub use resources::Resources;
 pub use sandbox::{
-    Dns, IpAddress, NamespaceMode, Namespaces, PortMapping, Protocol, SandboxConfig, SandboxMetadata, SandboxState,
-    SandboxStatus, UserNamespace,
+    Dns, IpAddress, NamespaceMode, Namespaces, PortMapping, Protocol, SandboxConfig, SandboxMetadata,
+    SandboxState, SandboxStatus, UserNamespace,
 };
 pub use security::{AppArmor, Capabilities, GroupsPolicy, Seccomp, Security, SelinuxLabel};
 pub use session::{ExecConfig, ExecOutput, ExecSyncConfig, TerminalSize};
-pub use stats::{
-    ContainerStats, FilesystemStats, InterfaceStats, SandboxStats,
-};
+pub use stats::{ContainerStats, FilesystemStats, InterfaceStats, SandboxStats};

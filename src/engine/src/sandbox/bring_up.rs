@@ -52,7 +52,10 @@ impl Task {
                     Err(error) => Err(error),
                 };
                 if let Err(trouble) = &cleaned {
-                    tracing::warn!(error = trouble.chain(), "roll-back failed; the sandbox stays until it is removed");
+                    tracing::warn!(
+                        error = trouble.chain(),
+                        "roll-back failed; the sandbox stays until it is removed"
+                    );
                     self.publish();
                 } else {
                     self.shared.forget_sandbox(&self.record);
@@ -137,9 +140,10 @@ impl Task {
     /// The init of a shared PID namespace gets a cgroup beside the containers'.
     fn init_cgroups(&self) -> Result<Vec<std::path::PathBuf>> {
         let path = self.init_cgroup_path();
-        let cgroup = self.shared.cgroups.create(&path).map_err(|error| {
-            Error::caused_by(ErrorKind::Internal, format!("create cgroup {path}"), error)
-        })?;
+        let cgroup =
+            self.shared.cgroups.create(&path).map_err(|error| {
+                Error::caused_by(ErrorKind::Internal, format!("create cgroup {path}"), error)
+            })?;
         Ok(cgroup.dirs())
     }
 
@@ -157,10 +161,11 @@ impl Task {
         let live = self.live.clone();
         let work = move || {
             let namespaces = live.namespaces();
-            let netns = namespaces.get(&NamespaceKind::Net).ok_or_else(|| {
-                Error::internal("the sandbox has no network namespace to attach")
-            })?;
-            let ports: Vec<_> = config.ports.iter().filter(|p| p.host_port != 0).map(to_network_port).collect();
+            let netns = namespaces
+                .get(&NamespaceKind::Net)
+                .ok_or_else(|| Error::internal("the sandbox has no network namespace to attach"))?;
+            let ports: Vec<_> =
+                config.ports.iter().filter(|p| p.host_port != 0).map(to_network_port).collect();
             let metadata = &config.metadata;
             let args = [
                 ("IgnoreUnknown", "1".to_owned()),
@@ -222,7 +227,12 @@ impl Task {
         let root = |maps: &[keeper::protocol::IdMap]| {
             maps.iter().find(|m| m.container_id == 0 && m.size > 0).map_or(0, |m| m.host_id)
         };
-        self.record.config.namespaces.user.as_ref().map_or((0, 0), |u| (root(&u.maps.uids), root(&u.maps.gids)))
+        self.record
+            .config
+            .namespaces
+            .user
+            .as_ref()
+            .map_or((0, 0), |u| (root(&u.maps.uids), root(&u.maps.gids)))
     }
 
     /// Takes everything of the sandbox itself out of the kernel. Goes on after a failure and reports all.
@@ -288,7 +298,8 @@ impl Task {
     async fn remove_kernel_objects(&mut self) -> Result<()> {
         let dir = self.dir.clone();
         let cgroups = self.shared.cgroups.clone();
-        let init = (self.record.config.namespaces.pid == NamespaceMode::Sandbox).then(|| self.init_cgroup_path());
+        let init =
+            (self.record.config.namespaces.pid == NamespaceMode::Sandbox).then(|| self.init_cgroup_path());
         let what = format!("remove the files of sandbox {}", self.record.id.short());
         let work = move || {
             files::take_down(&dir)?;

@@ -19,7 +19,11 @@ const SIGTERM: i32 = 15;
 
 impl Task {
     /// Creates a container and tells `progress`.
-    pub(super) async fn create(&mut self, config: ContainerConfig, progress: watch::Sender<Progress<ContainerId>>) {
+    pub(super) async fn create(
+        &mut self,
+        config: ContainerConfig,
+        progress: watch::Sender<Progress<ContainerId>>,
+    ) {
         let outcome = self.try_create(config, &progress).await;
         if let Err(error) = &outcome {
             tracing::debug!(error = error.chain(), "container could not be created");
@@ -105,9 +109,8 @@ impl Task {
             }
             shared.storage.remove(&id_of).map(|trash| shared.images.empty(trash))
         };
-        match self.shared.blocking.run(Purpose::Lifecycle, work).await {
-            Ok(Err(error)) => tracing::warn!(%error, "the container's snapshot could not be removed"),
-            Ok(Ok(_)) | Err(_) => {}
+        if let Ok(Err(error)) = self.shared.blocking.run(Purpose::Lifecycle, work).await {
+            tracing::warn!(%error, "the container's snapshot could not be removed");
         }
         self.record.containers.retain(|c| c.id != *id);
         self.persist_or_warn().await;

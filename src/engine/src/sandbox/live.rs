@@ -73,7 +73,10 @@ impl Live {
     }
 
     /// Reads the statistics of the sandbox' own cgroup, opening its files with `open` the first time.
-    pub(crate) fn sandbox_stats(&self, open: impl FnOnce() -> Option<sys::cgroup::Reader>) -> Option<sys::cgroup::Stats> {
+    pub(crate) fn sandbox_stats(
+        &self,
+        open: impl FnOnce() -> Option<sys::cgroup::Reader>,
+    ) -> Option<sys::cgroup::Stats> {
         let mut reader = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         if reader.is_none() {
             *reader = open();

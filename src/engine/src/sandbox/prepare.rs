@@ -13,7 +13,8 @@ use crate::config::Handler;
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    ContainerConfig, ContainerMount, Device, ImageInfo, MountSource, NamespaceMode, ResolvedUser, SandboxConfig,
+    ContainerConfig, ContainerMount, Device, ImageInfo, MountSource, NamespaceMode, ResolvedUser,
+    SandboxConfig,
 };
 use crate::record::ContainerRecord;
 use crate::spec::{self, BindMount, HostDevice, Input};
@@ -77,7 +78,13 @@ fn check_image_mounts(input: &PrepareInput) -> Result<()> {
         if let MountSource::Image { sub_path, .. } = &mount.source
             && let Some(image) = input.container.mounted_images.get(&mount.destination)
         {
-            drop(view_image(&input.shared, image, mount, sub_path, input.namespaces.get(&NamespaceKind::User))?);
+            drop(view_image(
+                &input.shared,
+                image,
+                mount,
+                sub_path,
+                input.namespaces.get(&NamespaceKind::User),
+            )?);
         }
     }
     Ok(())
@@ -95,7 +102,9 @@ pub(super) fn view_image(
     let options = storage::ViewOptions { sub_path, user_namespace: user.map(AsFd::as_fd) };
     let view = shared.storage.view(image, options).map_err(|error| {
         let what = match sub_path {
-            Some(path) => format!("mount {} of image {image} at {}", path.display(), mount.destination.display()),
+            Some(path) => {
+                format!("mount {} of image {image} at {}", path.display(), mount.destination.display())
+            }
             None => format!("mount image {image} at {}", mount.destination.display()),
         };
         storage_error(what, error)
@@ -118,10 +127,9 @@ fn prepare_rootfs(input: &PrepareInput) -> Result<OwnedFd> {
 /// Mounts a container's root file system, attached nowhere.
 pub(super) fn mount_rootfs(shared: &Shared, id: &ContainerId, user: Option<&OwnedFd>) -> Result<OwnedFd> {
     let what = || format!("mount the root file system of container {}", id.short());
-    let snapshot = shared
-        .storage
-        .snapshot(id)
-        .ok_or_else(|| Error::new(ErrorKind::FailedPrecondition, format!("{}: it has no snapshot", what())))?;
+    let snapshot = shared.storage.snapshot(id).ok_or_else(|| {
+        Error::new(ErrorKind::FailedPrecondition, format!("{}: it has no snapshot", what()))
+    })?;
     let options = storage::MountOptions { readonly: false, user_namespace: user.map(AsFd::as_fd) };
     let mount = shared.storage.mount(&snapshot, options).map_err(|error| storage_error(what(), error))?;
     Ok(mount.into())
@@ -133,11 +141,8 @@ fn write_bundle(input: &PrepareInput, resolved: &user::Resolved) -> Result<()> {
     let binds = resolve_mounts(config)?;
     let devices = resolve_devices(config, &input.handler)?;
     let kernel = shared.host.kernel;
-    let capabilities = spec::effective_capabilities(
-        &config.security,
-        &shared.config.containers.capabilities,
-        &shared.host,
-    )?;
+    let capabilities =
+        spec::effective_capabilities(&config.security, &shared.config.containers.capabilities, &shared.host)?;
     let seccomp = shared.seccomp.resolve(&config.security, &capabilities, kernel)?;
     let join = join_paths(config, &input.sandbox);
     let rootfs = input.dir.join("rootfs");
@@ -162,7 +167,8 @@ fn write_bundle(input: &PrepareInput, resolved: &user::Resolved) -> Result<()> {
     let spec = cdi::inject(spec, &config.cdi_devices, &shared.config.containers.cdi_dirs)?;
     let bytes = serde_json::to_vec(&spec).map_err(spec::bug)?;
     let path = input.dir.join("config.json");
-    sys::fs::write_volatile(&path, &bytes, 0o600).map_err(|error| Error::io(format!("write {}", path.display()), error))
+    sys::fs::write_volatile(&path, &bytes, 0o600)
+        .map_err(|error| Error::io(format!("write {}", path.display()), error))
 }
 
 /// Namespaces a container joins. The built-in runtime is given descriptors; the paths here are placeholders
@@ -238,11 +244,8 @@ fn resolve_devices(config: &ContainerConfig, handler: &Handler) -> Result<Vec<Ho
         collect_device(asked, &asked.host_path, &asked.container_path, &mut devices, 0)?;
     }
     if config.security.privileged && !handler.privileged_without_host_devices {
-        let all = Device {
-            host_path: "/dev".into(),
-            container_path: "/dev".into(),
-            permissions: "rwm".into(),
-        };
+        let all =
+            Device { host_path: "/dev".into(), container_path: "/dev".into(), permissions: "rwm".into() };
         let mut host = Vec::new();
         collect_device(&all, Path::new("/dev"), Path::new("/dev"), &mut host, 0)?;
         host.retain(|device| !is_private_to_container(&device.path));
@@ -274,7 +277,11 @@ fn collect_device(
         Ok(metadata) => metadata,
         Err(_) if !top => return Ok(()),
         Err(error) => {
-            return Err(Error::caused_by(ErrorKind::InvalidArgument, format!("find device {}", host.display()), error));
+            return Err(Error::caused_by(
+                ErrorKind::InvalidArgument,
+                format!("find device {}", host.display()),
+                error,
+            ));
         }
     };
     let kind = metadata.file_type();
@@ -282,7 +289,8 @@ fn collect_device(
         if is_private_to_container(host) {
             return Ok(());
         }
-        let entries = std::fs::read_dir(host).map_err(|error| Error::io(format!("list {}", host.display()), error))?;
+        let entries =
+            std::fs::read_dir(host).map_err(|error| Error::io(format!("list {}", host.display()), error))?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             collect_device(asked, &host.join(&name), &container.join(&name), devices, depth + 1)?;
@@ -290,11 +298,7 @@ fn collect_device(
         return Ok(());
     }
     if !kind.is_char_device() && !kind.is_block_device() {
-        return if top {
-            Err(Error::invalid(format!("{} is not a device", host.display())))
-        } else {
-            Ok(())
-        };
+        return if top { Err(Error::invalid(format!("{} is not a device", host.display()))) } else { Ok(()) };
     }
     let (major, minor) = sys::host::device_numbers(metadata.rdev());
     devices.push(HostDevice {

@@ -35,7 +35,10 @@ impl Task {
         let (shared, dir, id_of) = (self.shared.clone(), self.container_dir(id), id.clone());
         let work = move || {
             let trash = shared.storage.remove(&id_of).map_err(|error| {
-                super::prepare::storage_error(format!("remove the snapshot of container {}", id_of.short()), error)
+                super::prepare::storage_error(
+                    format!("remove the snapshot of container {}", id_of.short()),
+                    error,
+                )
             })?;
             shared.images.empty(trash);
             sys::fs::remove_tree(&dir).map_err(|error| Error::io(format!("remove {}", dir.display()), error))

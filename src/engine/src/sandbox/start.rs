@@ -62,7 +62,10 @@ impl Task {
                 return Err(Error::precondition(format!("container {} runs already", id.short())));
             }
             ContainerState::Exited(_) => {
-                return Err(Error::precondition(format!("container {} has exited; create another one", id.short())));
+                return Err(Error::precondition(format!(
+                    "container {} has exited; create another one",
+                    id.short()
+                )));
             }
         }
         if phase != Phase::Ready {
@@ -94,7 +97,8 @@ impl Task {
         let fds = borrow(&ready.fds);
         let env_bytes = ready.request.env_bytes.clone();
         let what = format!("start container {}", id.short());
-        let (reply, fds) = self.shared.link.call(&what, Request::Start(Box::new(ready.request)), &fds).await?;
+        let (reply, fds) =
+            self.shared.link.call(&what, Request::Start(Box::new(ready.request)), &fds).await?;
         let KeeperReply::Started { pid, start_time, stdin, terminal } = reply else {
             return Err(Error::internal("the keeper answered Start with something else"));
         };
@@ -102,7 +106,11 @@ impl Task {
         let pidfd = fds.next().ok_or_else(|| Error::internal("the keeper sent no pidfd"))?;
         let stdin = if stdin { fds.next() } else { None };
         let terminal = if terminal { fds.next() } else { None };
-        let process = ready.spec.process().clone().ok_or_else(|| Error::internal("the configuration has no process"))?;
+        let process = ready
+            .spec
+            .process()
+            .clone()
+            .ok_or_else(|| Error::internal("the configuration has no process"))?;
         let live = LiveContainer {
             pid,
             pidfd,
@@ -149,7 +157,10 @@ impl Task {
             let from = match (&container.config.security.pid, kind) {
                 (Some(NamespaceMode::Target(target)), NamespaceKind::Pid) => {
                     let live = self.live.get(target).ok_or_else(|| {
-                        Error::precondition(format!("target container {:?} does not run in this sandbox", target.as_str()))
+                        Error::precondition(format!(
+                            "target container {:?} does not run in this sandbox",
+                            target.as_str()
+                        ))
                     })?;
                     Joined::Process(live.pid)
                 }
@@ -211,12 +222,17 @@ impl Job {
     fn make_cgroup(&self, spec: &Spec) -> Result<sys::cgroup::Cgroup> {
         let path = &self.container.cgroup_path;
         let failed = |what: &str, error: sys::cgroup::Error| {
-            let kind = if matches!(error, sys::cgroup::Error::Unsupported { .. }) { ErrorKind::Unsupported } else { ErrorKind::Internal };
+            let kind = if matches!(error, sys::cgroup::Error::Unsupported { .. }) {
+                ErrorKind::Unsupported
+            } else {
+                ErrorKind::Internal
+            };
             Error::caused_by(kind, format!("{what} cgroup {path}"), error)
         };
         let cgroup = self.shared.cgroups.create(path).map_err(|error| failed("create", error))?;
         let mut resources = spec::limits(&self.container.config.resources)?;
-        let devices = spec.linux().as_ref().and_then(|l| l.resources().as_ref()).and_then(|r| r.devices().clone());
+        let devices =
+            spec.linux().as_ref().and_then(|l| l.resources().as_ref()).and_then(|r| r.devices().clone());
         resources.set_devices(devices);
         self.shared.fit(&mut resources);
         if let Err(error) = cgroup.apply(&resources) {
@@ -288,7 +304,8 @@ impl Job {
         crate::spec::replace_namespace_paths(&mut spec, &path_of);
         let bytes = serde_json::to_vec(&spec).map_err(spec::bug)?;
         let config = self.dir.join("config.json");
-        sys::fs::write_volatile(&config, &bytes, 0o600).map_err(|error| Error::io(format!("write {}", config.display()), error))
+        sys::fs::write_volatile(&config, &bytes, 0o600)
+            .map_err(|error| Error::io(format!("write {}", config.display()), error))
     }
 
     fn image_mount(&self, mount: &crate::model::ContainerMount, sub_path: &str) -> Result<OwnedFd> {

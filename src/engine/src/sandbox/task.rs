@@ -1,10 +1,8 @@
 //! The task that owns a sandbox.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use keeper::protocol::{Exit, NamespaceKind};
@@ -129,7 +127,7 @@ impl Task {
             let overdue = self.next_deadline();
             tokio::select! {
                 // Exits stay in the inbox when another branch wins.
-                exits = take_exits(&self.inbox) => {
+                exits = take_exits(Arc::clone(&self.inbox)) => {
                     for (id, exit) in exits {
                         self.exited(id, exit).await;
                     }
@@ -208,10 +206,9 @@ impl Task {
     }
 }
 
-/// Boxed so that the loop's future does not hold every branch's state at once.
-fn take_exits(inbox: &Arc<ExitInbox>) -> Pin<Box<dyn Future<Output = Vec<(ContainerId, Exit)>> + Send>> {
-    let inbox = Arc::clone(inbox);
-    Box::pin(async move { inbox.take().await })
+/// The inbox by value: the loop's other branches borrow the task.
+async fn take_exits(inbox: Arc<ExitInbox>) -> Vec<(ContainerId, Exit)> {
+    inbox.take().await
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -28,10 +28,11 @@ impl Task {
                 let work = move || cgroups.open(&path).and_then(|cgroup| cgroup.apply(&limits));
                 let what = format!("change the limits of container {}", id.short());
                 shared.blocking.run(Purpose::Lifecycle, work).await?.map_err(|error| {
-                    let kind =
-                        match error {
+                    let kind = match error {
                         sys::cgroup::Error::Unsupported { .. } => ErrorKind::Unsupported,
-                        sys::cgroup::Error::Invalid { .. } | sys::cgroup::Error::BelowUsage { .. } => ErrorKind::InvalidArgument,
+                        sys::cgroup::Error::Invalid { .. } | sys::cgroup::Error::BelowUsage { .. } => {
+                            ErrorKind::InvalidArgument
+                        }
                         _ => ErrorKind::Internal,
                     };
                     Error::caused_by(kind, what, error)

@@ -10,7 +10,11 @@ use crate::model::Security;
 
 /// The set a container gets, as `CAP_…`: the default one, with what is added and without what is dropped;
 /// everything the daemon holds when privileged. `ALL` is the daemon's set, too: nobody can give more.
-pub(crate) fn effective(security: &Security, defaults: &[String], host: &HostFacts) -> Result<BTreeSet<String>> {
+pub(crate) fn effective(
+    security: &Security,
+    defaults: &[String],
+    host: &HostFacts,
+) -> Result<BTreeSet<String>> {
     if security.privileged {
         return Ok(host.capabilities.iter().cloned().collect());
     }

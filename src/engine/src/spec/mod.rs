@@ -107,15 +107,19 @@ fn check(input: &Input<'_>) -> Result<()> {
     if security.privileged && !input.sandbox.privileged {
         return Err(Error::invalid("a privileged container needs a privileged sandbox"));
     }
-    if security.selinux.as_ref().is_some_and(|l| *l != crate::model::SelinuxLabel::default()) && !input.host.selinux {
+    if security.selinux.as_ref().is_some_and(|l| *l != crate::model::SelinuxLabel::default())
+        && !input.host.selinux
+    {
         return Err(Error::unsupported(
             "an SELinux label was asked for, but SELinux is not enabled on this host or in Berth's configuration",
         ));
     }
     match &security.apparmor {
-        AppArmor::RuntimeDefault | AppArmor::Profile(_) if !input.host.apparmor.enabled => Err(Error::unsupported(
-            "an AppArmor profile was asked for, but AppArmor is not enabled in this kernel",
-        )),
+        AppArmor::RuntimeDefault | AppArmor::Profile(_) if !input.host.apparmor.enabled => {
+            Err(Error::unsupported(
+                "an AppArmor profile was asked for, but AppArmor is not enabled in this kernel",
+            ))
+        }
         AppArmor::RuntimeDefault if !input.host.apparmor.default_loaded => Err(Error::unsupported(
             "the default AppArmor profile was asked for, but could not be loaded; see `berth check`",
         )),
@@ -141,7 +145,8 @@ fn linux(input: &Input<'_>) -> Result<Linux> {
         builder = builder.seccomp(seccomp.clone());
     }
     if let Some(user) = &input.sandbox.namespaces.user {
-        builder = builder.uid_mappings(id_mappings(&user.maps.uids)?).gid_mappings(id_mappings(&user.maps.gids)?);
+        builder =
+            builder.uid_mappings(id_mappings(&user.maps.uids)?).gid_mappings(id_mappings(&user.maps.gids)?);
     }
     builder.build().map_err(bug)
 }

@@ -32,10 +32,20 @@ pub(super) fn all(input: &Input<'_>) -> Result<Vec<Mount>> {
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
-        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        )?,
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         sysfs(input)?,
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", if privileged { "rw" } else { "ro" }])?,
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", if privileged { "rw" } else { "ro" }],
+        )?,
     ];
     mounts.retain(|m| !is_replaced(input, m.destination()));
     for (destination, source) in sandbox_files(input) {
@@ -70,7 +80,8 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Resul
 /// A new sysfs shows the network namespace it is mounted in, so it can only be made by that namespace's
 /// owner: with a user namespace and the host's network the host's is bound instead.
 fn sysfs(input: &Input<'_>) -> Result<Mount> {
-    let foreign = input.sandbox.namespaces.user.is_some() && input.sandbox.namespaces.network == NamespaceMode::Host;
+    let foreign =
+        input.sandbox.namespaces.user.is_some() && input.sandbox.namespaces.network == NamespaceMode::Host;
     if foreign {
         return mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro", "rprivate"]);
     }

@@ -1,8 +1,8 @@
 //! The process: command line, environment, user, capabilities, limits.
 
 use oci::runtime::{
-    LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder,
-    User, UserBuilder,
+    LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, User,
+    UserBuilder,
 };
 
 use super::{Input, bug, capabilities};
@@ -29,13 +29,12 @@ impl Environment {
         home: &str,
     ) -> Self {
         let mut entries: Vec<(String, Vec<u8>)> = Vec::new();
-        let mut put = |name: &str, value: &[u8], overwrite: bool| {
-            match entries.iter_mut().find(|(n, _)| n == name) {
+        let mut put =
+            |name: &str, value: &[u8], overwrite: bool| match entries.iter_mut().find(|(n, _)| n == name) {
                 Some(entry) if overwrite => entry.1 = value.to_vec(),
                 Some(_) => {}
                 None => entries.push((name.to_owned(), value.to_vec())),
-            }
-        };
+            };
         put("PATH", DEFAULT_PATH.as_bytes(), true);
         if config.tty {
             put("TERM", b"xterm", true);
@@ -63,7 +62,10 @@ impl Environment {
 
 /// The program and its arguments: the request's command replaces the image's entry point and then its
 /// command, too.
-pub(crate) fn command_line(config: &ContainerConfig, image: &oci::image::ImageConfiguration) -> Result<Vec<String>> {
+pub(crate) fn command_line(
+    config: &ContainerConfig,
+    image: &oci::image::ImageConfiguration,
+) -> Result<Vec<String>> {
     let of_image = image.config().as_ref();
     let entrypoint = of_image.and_then(|c| c.entrypoint().clone()).unwrap_or_default();
     let cmd = of_image.and_then(|c| c.cmd().clone()).unwrap_or_default();
@@ -119,7 +121,8 @@ pub(super) fn build(input: &Input<'_>) -> Result<Process> {
         builder = builder.apparmor_profile(profile);
     }
     if let Some(label) = config.security.selinux.as_ref().filter(|_| input.host.selinux) {
-        builder = builder.selinux_label(format!("{}:{}:{}:{}", label.user, label.role, label.type_, label.level));
+        builder =
+            builder.selinux_label(format!("{}:{}:{}:{}", label.user, label.role, label.type_, label.level));
     }
     let mut process = builder.build().map_err(bug)?;
     process.set_console_size(None);

@@ -61,7 +61,8 @@ pub(crate) fn limits(asked: &Resources) -> Result<LinuxResources> {
         builder = builder.pids(LinuxPidsBuilder::default().limit(pids).build().map_err(bug)?);
     }
     if !asked.unified.is_empty() {
-        builder = builder.unified(asked.unified.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
+        builder =
+            builder.unified(asked.unified.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
     }
     let mut resources = builder.build().map_err(bug)?;
     resources.set_devices(None);
@@ -78,7 +79,8 @@ pub(crate) fn fit(resources: &mut LinuxResources, swap_accounting: bool, hugetlb
         }
         resources.set_memory(Some(memory));
     }
-    let none_asked = |limits: &Vec<oci::runtime::LinuxHugepageLimit>| limits.iter().all(|limit| limit.limit() == 0);
+    let none_asked =
+        |limits: &Vec<oci::runtime::LinuxHugepageLimit>| limits.iter().all(|limit| limit.limit() == 0);
     if !hugetlb && resources.hugepage_limits().as_ref().is_some_and(none_asked) {
         resources.set_hugepage_limits(None);
     }
@@ -118,7 +120,9 @@ fn check(asked: &Resources) -> Result<()> {
     {
         return Err(Error::invalid(format!("oom_score_adj {score} is not between -1000 and 1000")));
     }
-    for (name, limit) in [("memory limit", asked.memory_limit_bytes), ("swap limit", asked.memory_swap_limit_bytes)] {
+    for (name, limit) in
+        [("memory limit", asked.memory_limit_bytes), ("swap limit", asked.memory_swap_limit_bytes)]
+    {
         if limit.is_some_and(|l| l < -1) {
             return Err(Error::invalid(format!("{name} is below -1; use -1 for no limit")));
         }
@@ -137,7 +141,9 @@ fn check(asked: &Resources) -> Result<()> {
     if let Some(period) = asked.cpu_period_us.filter(|p| *p != 0)
         && !(1000..=1_000_000).contains(&period)
     {
-        return Err(Error::invalid(format!("cpu period {period} is not between 1000 and 1000000 microseconds")));
+        return Err(Error::invalid(format!(
+            "cpu period {period} is not between 1000 and 1000000 microseconds"
+        )));
     }
     if let Some(key) = asked.unified.keys().find(|k| k.contains('/') || k.is_empty()) {
         return Err(Error::invalid(format!("unified key {key:?} is not the name of a cgroup file")));

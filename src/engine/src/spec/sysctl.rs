@@ -29,7 +29,9 @@ pub(crate) fn check(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces)
             )));
         }
         if value.contains(['\0', '\n']) {
-            return Err(Error::invalid(format!("the value of sysctl {name:?} has a line break or a zero byte")));
+            return Err(Error::invalid(format!(
+                "the value of sysctl {name:?} has a line break or a zero byte"
+            )));
         }
     }
     Ok(())

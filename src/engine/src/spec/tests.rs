@@ -136,7 +136,10 @@ fn command_replaces_entry_point_and_command() {
     case.config.args.clear();
     assert_eq!(case.args(), ["/cmd"]);
     case.config.command.clear();
-    case.image = serde_json::from_str(r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#).unwrap();
+    case.image = serde_json::from_str(
+        r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#,
+    )
+    .unwrap();
     assert!(case.build().unwrap_err().to_string().contains("no command"));
 }
 
@@ -168,7 +171,8 @@ fn privileged_needs_a_privileged_sandbox_and_gets_what_the_daemon_has() {
     let spec = case.build().unwrap();
     let linux = spec.linux().clone().unwrap();
     assert_eq!(linux.masked_paths().clone().unwrap_or_default(), Vec::<String>::new());
-    let bounding = spec.process().clone().unwrap().capabilities().clone().unwrap().bounding().clone().unwrap();
+    let bounding =
+        spec.process().clone().unwrap().capabilities().clone().unwrap().bounding().clone().unwrap();
     assert_eq!(bounding.len(), case.host.capabilities.len());
 }
 
@@ -202,11 +206,15 @@ fn mounts_of_the_request_replace_the_standard_ones_and_come_parents_first() {
             options: vec!["noexec".into()],
         },
     };
-    case.binds =
-        vec![bind("/a/b", true, Propagation::Private), bind("/a", false, Propagation::Bidirectional), bind("/etc/hosts", false, Propagation::Private)];
+    case.binds = vec![
+        bind("/a/b", true, Propagation::Private),
+        bind("/a", false, Propagation::Bidirectional),
+        bind("/etc/hosts", false, Propagation::Private),
+    ];
     let mounts = case.mounts();
     assert_eq!(mounts.iter().filter(|m| m.starts_with("/etc/hosts ")).count(), 1);
-    let position = |text: &str| mounts.iter().position(|m| m == text).unwrap_or_else(|| panic!("{text} in {mounts:?}"));
+    let position =
+        |text: &str| mounts.iter().position(|m| m == text).unwrap_or_else(|| panic!("{text} in {mounts:?}"));
     assert!(position("/a rbind,rshared,rw,noexec") < position("/a/b rbind,rprivate,rro,noexec"));
     let linux = case.build().unwrap().linux().clone().unwrap();
     assert_eq!(linux.rootfs_propagation().as_deref(), Some("rshared"));
@@ -246,13 +254,17 @@ fn limits_are_checked() {
 #[test]
 fn sysctls_of_the_host_are_refused() {
     let own = crate::model::Namespaces::default();
-    let host = crate::model::Namespaces { network: NamespaceMode::Host, ipc: NamespaceMode::Host, ..own.clone() };
-    let check = |name: &str, value: &str, modes| check_sysctls(&[(name.to_owned(), value.to_owned())].into(), modes);
+    let host =
+        crate::model::Namespaces { network: NamespaceMode::Host, ipc: NamespaceMode::Host, ..own.clone() };
+    let check =
+        |name: &str, value: &str, modes| check_sysctls(&[(name.to_owned(), value.to_owned())].into(), modes);
     for good in ["net.ipv4.ip_forward", "net/ipv4/ip_forward", "kernel.shmmax", "fs.mqueue.msg_max"] {
         assert!(check(good, "1", &own).is_ok(), "{good}");
         assert!(check(good, "1", &host).is_err(), "{good} on the host");
     }
-    for bad in ["kernel.core_pattern", "vm.swappiness", "net..x", "../kernel", "net.ipv4.a\nb", "", "kernel.shm=1"] {
+    for bad in
+        ["kernel.core_pattern", "vm.swappiness", "net..x", "../kernel", "net.ipv4.a\nb", "", "kernel.shm=1"]
+    {
         assert!(check(bad, "1", &own).is_err(), "{bad}");
     }
     assert!(check("net.ipv4.ip_forward", "1\nkernel.core_pattern=x", &own).is_err());
