@@ -62,6 +62,8 @@ impl<K: Hash + Eq + Clone, T: Clone> Names<K, T> {
             match (&entry.progress.borrow().outcome, entry.taken) {
                 (Some(Ok(result)), true) => return Claim::Taken(result.clone()),
                 (Some(Err(_)), _) => {}
+                // Whoever did the work is gone without a word.
+                (None, _) if entry.progress.has_changed().is_err() => {}
                 (Some(Ok(_)), false) | (None, _) => return Claim::Join(entry.progress.clone()),
             }
         }
@@ -141,6 +143,15 @@ mod tests {
         let names: Names<&str, u32> = Names::new();
         let Claim::Mine(sender, _) = names.claim(&"a") else { panic!("free") };
         sender.send_modify(|p| p.outcome = Some(Err(Error::internal("no"))));
+        assert!(matches!(names.claim(&"a"), Claim::Mine(..)));
+    }
+
+    #[tokio::test]
+    async fn work_that_broke_off_frees_its_name() {
+        let names: Names<&str, u32> = Names::new();
+        let Claim::Mine(sender, receiver) = names.claim(&"a") else { panic!("free") };
+        drop(sender);
+        assert!(wait(receiver, "sandbox a", None).await.is_err());
         assert!(matches!(names.claim(&"a"), Claim::Mine(..)));
     }
 

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use oci::ContainerId;
 
+use crate::blocking::Purpose;
 use crate::engine::{Engine, Shared};
 use crate::images::Chain;
+
+/// How often the image store is looked through.
+const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
 /// How long a watch sleeps before it looks whether the engine ends.
 const TURN: Duration = Duration::from_millis(500);
@@ -18,6 +22,31 @@ impl Engine {
         self.shared().tracker.spawn_blocking(move || watch_network(&shared));
         let shared = Arc::clone(self.shared());
         self.shared().tracker.spawn(async move { watch_keeper(&shared).await });
+        let shared = Arc::clone(self.shared());
+        self.shared().tracker.spawn(async move { collect_now_and_then(&shared).await });
+    }
+}
+
+/// Removes layers and blobs that no image, container or pull needs: what pulls that failed have left.
+async fn collect_now_and_then(shared: &Arc<Shared>) {
+    loop {
+        let collecting = Arc::clone(shared);
+        let work = move || collecting.storage.gc(storage::GcOptions::default());
+        match shared.blocking.run(Purpose::Images, work).await {
+            Ok(Ok(report)) => {
+                if !report.layers.is_empty() || !report.blobs.is_empty() {
+                    let (layers, blobs) = (report.layers.len(), report.blobs.len());
+                    tracing::info!(layers, blobs, bytes = report.blob_bytes, "collected what no image needs");
+                }
+                shared.images.empty(report.trash);
+            }
+            Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "collecting what no image needs failed"),
+            Err(_) => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(COLLECT_EVERY) => {}
+            () = shared.shutdown.cancelled() => return,
+        }
     }
 }
 

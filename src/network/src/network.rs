@@ -224,8 +224,10 @@ impl Network {
 
     /// The first network of another directory, for sandboxes that are to be kept apart; read now, and not watched.
     pub fn conflist_in(&self, directory: &std::path::Path) -> Result<Arc<Conflist>, NotReady> {
-        let not_ready = |problem: String| NotReady::Configuration { directory: directory.to_owned(), problem };
-        let (good, problems) = conflist::load_directory(directory).map_err(|error| not_ready(error.to_string()))?;
+        let not_ready =
+            |problem: String| NotReady::Configuration { directory: directory.to_owned(), problem };
+        let (good, problems) =
+            conflist::load_directory(directory).map_err(|error| not_ready(error.to_string()))?;
         let problem = || problems.first().map_or_else(|| "there is no file".to_owned(), ToString::to_string);
         good.into_iter().next().map(Arc::new).ok_or_else(|| not_ready(problem()))
     }

@@ -55,7 +55,8 @@ pub fn number(text: &str) -> Option<i32> {
         return Some(*number);
     }
     let offset = |rest: &str| if rest.is_empty() { Some(0) } else { rest[1..].parse::<i32>().ok() };
-    let number = if let Some(rest) = name.strip_prefix("RTMIN").filter(|r| r.is_empty() || r.starts_with('+')) {
+    let number = if let Some(rest) = name.strip_prefix("RTMIN").filter(|r| r.is_empty() || r.starts_with('+'))
+    {
         REAL_TIME.start() + offset(rest)?
     } else {
         let rest = name.strip_prefix("RTMAX").filter(|r| r.is_empty() || r.starts_with('-'))?;
