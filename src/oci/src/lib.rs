@@ -4,6 +4,7 @@
 //! whoever holds the type needs not check again. The documents themselves (runtime configuration, image
 //! manifest, index, configuration) are those of the `oci-spec` crate, re-exported as [`runtime`] and
 //! [`image`] so that the workspace agrees on one version.
+#![forbid(unsafe_code)]
 
 mod digest;
 mod id;
