@@ -15,7 +15,8 @@ fn runc() {
     let lab = Lab::enter("handlers");
     let program = ["/usr/sbin/runc", "/usr/bin/runc"].into_iter().find(|path| Path::new(path).is_file());
     let program = program.expect("Debian's runc is not installed: apt-get install runc");
-    let config = format!("[runtimes.berth]\n[runtimes.runc]\npath = {program:?}\nroot = \"/run/berth/runc\"\n");
+    let config =
+        format!("[runtimes.berth]\n[runtimes.runc]\npath = {program:?}\nroot = \"/run/berth/runc\"\n");
     let registry = lab.registry().expect("start the registry");
     let options = NodeOptions { config, ..NodeOptions::default() };
     let node = Node::start(&lab, "node", Some(&registry), options).expect("start the node");
@@ -33,7 +34,8 @@ fn runc() {
 
 fn lifecycle(node: &Node) -> Result<()> {
     let config = pod("runc", node.logs());
-    let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: "runc".to_owned() };
+    let request =
+        cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: "runc".to_owned() };
     let pod = node.client.run_pod_sandbox(request).context("run sandbox")?.pod_sandbox_id;
     let script = "echo started; while [ ! -e /go ]; do sleep 0.05; done; exit 7";
     let id = node.client.run(&pod, &config, &container("main", BUSYBOX, &["sh", "-c", script]))?;

@@ -15,7 +15,8 @@ fn drives_the_daemon() {
     let lab = Lab::enter("k8s-cri");
     let registry = lab.registry().expect("start the registry");
     let node = Node::start(&lab, "node", Some(&registry), NodeOptions::default()).expect("start the node");
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let tokio =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
     if let Err(error) = tokio.block_on(drive(&node)) {
         panic!("{error:#}\n{}", node.last_words());
     }
@@ -30,7 +31,8 @@ async fn drive(node: &Node) -> Result<()> {
     let version = runtime.version(theirs::VersionRequest::default()).await?.into_inner();
     ensure!(version.runtime_name == "berth" && version.runtime_api_version == "v1", "{version:?}");
     let image = Some(theirs::ImageSpec { image: BUSYBOX.to_owned(), ..Default::default() });
-    let pulled = images.pull_image(theirs::PullImageRequest { image: image.clone(), ..Default::default() }).await?;
+    let pulled =
+        images.pull_image(theirs::PullImageRequest { image: image.clone(), ..Default::default() }).await?;
     let pulled = pulled.into_inner().image_ref;
 
     let config = theirs::PodSandboxConfig {
@@ -66,7 +68,9 @@ async fn drive(node: &Node) -> Result<()> {
     let request = theirs::ExecSyncRequest { container_id, cmd: vec!["id".to_owned()], timeout: 10 };
     let answer = runtime.exec_sync(request).await?.into_inner();
     ensure!(answer.stdout.starts_with(b"uid=0(root)"), "{answer:?}");
-    runtime.stop_pod_sandbox(theirs::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }).await?;
+    runtime
+        .stop_pod_sandbox(theirs::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() })
+        .await?;
     runtime.remove_pod_sandbox(theirs::RemovePodSandboxRequest { pod_sandbox_id }).await?;
     Ok(())
 }

@@ -42,7 +42,11 @@ fn configuration() {
     std::fs::write(&whole, &default.stdout).expect("write the default configuration");
     let whole = whole.display().to_string();
     let checked = berth(&["config", "check", "--config", &whole]);
-    assert!(checked.status.success(), "the default file is bad: {}", String::from_utf8_lossy(&checked.stderr));
+    assert!(
+        checked.status.success(),
+        "the default file is bad: {}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
     let shown = berth(&["config", "show", "--config", &whole, "--json"]);
     serde_json::from_slice::<serde_json::Value>(&shown.stdout).expect("config show --json prints JSON");
     summarize("mistakes in the configuration: 7 passed, 0 failed, 0 skipped");
@@ -78,7 +82,8 @@ fn second_daemon(node: &Node) {
 }
 
 fn busy_socket(lab: &Lab, node: &Node) {
-    let (root, state) = (directory(&lab.work().join("other-root")), directory(&lab.work().join("other-state")));
+    let (root, state) =
+        (directory(&lab.work().join("other-root")), directory(&lab.work().join("other-state")));
     let socket = directory(node.socket());
     complains(&["daemon", "--root", &root, "--state", &state, "--cri-socket", &socket], 1, &[&socket]);
     node.client.version(cri::VersionRequest::default()).expect("the socket is still the first daemon's");
@@ -124,17 +129,24 @@ fn second_keeper(node: &Node) {
 fn admin_commands(node: &Node) {
     let socket = directory(&node.state().join("admin.sock"));
     let program = Lab::binary("berth").expect("find berth");
-    run(Command::new(&program).args(["image", "load", "--embedded", "--socket", &socket])).expect("load the image");
+    run(Command::new(&program).args(["image", "load", "--embedded", "--socket", &socket]))
+        .expect("load the image");
     for command in [&["status"][..], &["version"], &["image", "list"], &["network", "list"], &["check"]] {
         let text = run(Command::new(&program).args(command).args(["--socket", &socket])).expect("run berth");
         assert!(!text.trim().is_empty(), "berth {command:?} prints nothing");
-        let json = run(Command::new(&program).args(command).args(["--json", "--socket", &socket])).expect("run berth");
-        serde_json::from_str::<serde_json::Value>(&json).unwrap_or_else(|error| panic!("{command:?}: {error}: {json}"));
+        let json = run(Command::new(&program).args(command).args(["--json", "--socket", &socket]))
+            .expect("run berth");
+        serde_json::from_str::<serde_json::Value>(&json)
+            .unwrap_or_else(|error| panic!("{command:?}: {error}: {json}"));
     }
     let inspect = ["image", "inspect", "berth.local/hello:latest", "--json", "--socket", &socket];
     let text = run(Command::new(&program).args(inspect)).expect("inspect the image");
     assert!(text.contains("berth.local/hello"), "{text}");
     run(Command::new(&program).args(["image", "remove", "berth.local/hello:latest", "--socket", &socket]))
         .expect("remove the image");
-    complains(&["image", "inspect", "berth.local/hello:latest", "--socket", &socket], 1, &["berth.local/hello"]);
+    complains(
+        &["image", "inspect", "berth.local/hello:latest", "--socket", &socket],
+        1,
+        &["berth.local/hello"],
+    );
 }
