@@ -101,6 +101,15 @@ pub enum Error {
         /// What came out.
         actual: Digest,
     },
+    /// Layers with implied directories could not be fitted to those below them.
+    #[error("fit {layers} layers to each other")]
+    Adapt {
+        /// How many.
+        layers: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// An archive of images does not hang together.
     #[error("the archive is not an image: {reason}")]
     NotAnImage {
@@ -187,6 +196,12 @@ impl Error {
                 content::ErrorKind::TooLarge => ErrorKind::Limit,
                 content::ErrorKind::NoSpace => ErrorKind::NoSpace,
                 content::ErrorKind::Busy | content::ErrorKind::Io => ErrorKind::Io,
+            },
+            Self::Adapt { source, .. } => match source.kind() {
+                io::ErrorKind::FileTooLarge
+                | io::ErrorKind::TooManyLinks
+                | io::ErrorKind::InvalidFilename => ErrorKind::Limit,
+                _ => io_kind(source),
             },
             Self::Mount { source, .. } | Self::Io { source, .. } => io_kind(source),
             Self::Database { source, .. } => match &**source {

@@ -84,6 +84,12 @@ pub enum Problem {
         /// The blob.
         digest: Digest,
     },
+    /// An adapter has more or fewer files than were made. It can be made again.
+    #[error("adapter {key} of a list of layers has changed")]
+    AdapterChanged {
+        /// The digest of the list.
+        key: Digest,
+    },
     /// A container's file system lacks a layer.
     #[error("the file system of container {key} lacks layer {diff_id}")]
     SnapshotBroken {
@@ -120,6 +126,7 @@ impl Store {
             }
         }
         report.blob_bytes += self.content().sweep_ingests(options.ingest_age)?;
+        let _unused = self.collect_adapters()?;
         report.trash = self.empty_trash()?;
         Ok(report)
     }
@@ -128,7 +135,8 @@ impl Store {
     pub(crate) fn collect_of(&self, image: &Image) -> Result<Removal, Error> {
         let live = self.live();
         let layers = image.diff_ids().filter(|layer| !live.layers.contains(*layer)).cloned().collect();
-        let (layers, trash) = self.collect_layers(layers)?;
+        let (layers, mut trash) = self.collect_layers(layers)?;
+        trash.append(self.collect_adapters()?);
         let blobs = image.metadata_blobs().chain(image.layers.iter().map(|layer| &layer.blob));
         for digest in blobs.filter(|digest| !live.blobs.contains(*digest)) {
             self.content().remove(digest)?;
@@ -180,7 +188,7 @@ impl Store {
     }
 
     /// Looks for what does not fit together; reads every blob. With `repair`, what is broken is removed so
-    /// that it can be pulled again: damaged blobs, changed layers, unreadable records. Containers are
+    /// that it can be pulled again: damaged blobs, changed layers and adapters, unreadable records. Containers are
     /// never touched.
     pub fn check(&self, repair: bool) -> Result<Vec<Problem>, Error> {
         let _writing = self.writing();
@@ -191,6 +199,7 @@ impl Store {
             problems.push(problem);
             broken_layers.push(layer.diff_id);
         }
+        problems.extend(self.check_adapters(repair)?);
         for blob in self.content().list()? {
             if !self.content().verify(&blob.digest)? {
                 problems.push(Problem::BlobDamaged { digest: blob.digest.clone() });
@@ -246,6 +255,7 @@ impl Store {
         // A container may have the changed layer mounted: it keeps its files, which are only renamed away.
         self.records().remove_layers(&broken_layers)?;
         fail::point().map_err(Error::io("repair", self.root()))?;
+        self.forget_adapters_of(&broken_layers)?;
         for diff_id in broken_layers {
             self.state().layers.remove(&diff_id);
             let _trash = trash::discard(&self.layer_path(&diff_id), &self.trash_path())?;

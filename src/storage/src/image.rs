@@ -98,6 +98,8 @@ impl Store {
         let _writing = self.writing();
         let names: BTreeSet<Reference> = names.iter().map(stored_name).collect();
         let mut image = self.image_of(target)?;
+        let diff_ids: Vec<Digest> = image.diff_ids().cloned().collect();
+        self.adapt(&diff_ids)?;
         let mut changed = Vec::new();
         {
             let state = self.state();

@@ -22,6 +22,8 @@ pub struct Layer {
     pub inodes: u64,
     /// Whether it hides everything below it.
     pub opaque: bool,
+    /// Whether it has directories that its archive has no entry for. They are marked.
+    pub implied: bool,
 }
 
 impl Store {
@@ -83,6 +85,7 @@ impl Store {
             bytes: unpacked.bytes,
             inodes: unpacked.inodes,
             opaque: unpacked.opaque,
+            implied: unpacked.implied,
         };
         let path = self.layer_path(&layer.diff_id);
         let sync = || {

@@ -10,6 +10,7 @@
 //! storage/lock                     held while a store is open
 //! storage/images.redb              records of layers and images: what is not in here does not exist
 //! storage/layers/<algorithm>/<hex> layers
+//! storage/adapters/<hex>/          what a list of layers needs besides them, see `adapter`
 //! storage/snapshots/<id>/          upper, work, snapshot.json
 //! storage/tmp/                     layers that are being unpacked; swept on open
 //! storage/trash/                   what was removed and waits for deletion
@@ -22,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod archive;
 mod error;
 mod fail;

@@ -90,8 +90,7 @@ impl Store {
         user_namespace: Option<BorrowedFd<'_>>,
         least: usize,
     ) -> Result<Vec<OwnedFd>, Error> {
-        let known = self.visible(layers)?;
-        let mut paths: Vec<_> = known.iter().map(|layer| self.layer_path(layer)).collect();
+        let mut paths = self.stack(layers)?;
         for empty in ["empty/a", "empty/b"] {
             if paths.len() < least.max(1) {
                 paths.push(self.root().join(empty));
@@ -109,24 +108,6 @@ impl Store {
             }
         }
         Ok(copies)
-    }
-
-    /// The layers from the topmost down to one that hides everything below it.
-    fn visible(&self, layers: &[Digest]) -> Result<Vec<Digest>, Error> {
-        let state = self.state();
-        let mut visible = Vec::with_capacity(layers.len());
-        for diff_id in layers.iter().rev() {
-            let layer = state.layers.get(diff_id);
-            let layer = layer.ok_or_else(|| Error::LayerNotFound { diff_id: diff_id.clone() })?;
-            // The same layer twice would change nothing, and the kernel refuses it.
-            if !visible.contains(diff_id) {
-                visible.push(diff_id.clone());
-            }
-            if layer.opaque {
-                break;
-            }
-        }
-        Ok(visible)
     }
 
     /// A volatile mount leaves a mark that makes the kernel refuse the next one, in case the machine crashed

@@ -1,10 +1,12 @@
 //! Snapshots: the writable part of a container's file system.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci::{ContainerId, Digest};
 use serde::{Deserialize, Serialize};
 
+use crate::archive::is_implied;
 use crate::persist::v1::SnapshotRecord;
 use crate::store::{Store, set_mode};
 use crate::{Error, Trash, trash};
@@ -141,13 +143,24 @@ impl Store {
         Ok(())
     }
 
-    /// The upper directory is the container's root directory, so it gets the mode of the image's.
+    /// The upper directory is the container's root directory, so it gets the mode of the image's: what the
+    /// topmost layer says that says anything.
     fn copy_root_mode(&self, snapshot: &Snapshot, upper: &Path) -> Result<(), Error> {
-        let Some(top) = snapshot.layers.last() else { return Ok(()) };
-        let path = self.layer_path(top);
-        let metadata = std::fs::metadata(&path).map_err(Error::io("stat", &path))?;
-        let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
-        if mode == 0o755 { Ok(()) } else { set_mode(upper, mode) }
+        let visible = self.state().visible(&snapshot.layers)?;
+        for layer in visible.iter().rev() {
+            let path = self.layer_path(layer);
+            let look = || {
+                let directory = sys::tree::open_root(&path)?;
+                let implied = is_implied(directory.as_fd())?;
+                Ok((implied, sys::tree::stat_fd(directory.as_fd())?.mode))
+            };
+            let (implied, mode) = look().map_err(Error::io("stat", &path))?;
+            if implied {
+                continue;
+            }
+            return if mode == 0o755 { Ok(()) } else { set_mode(upper, mode) };
+        }
+        Ok(())
     }
 
     /// A snapshot.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use oci::{ContainerId, Digest, Reference};
 use sys::tree::Usage;
 
+use crate::adapter::{self, Adapter};
 use crate::records::{Loaded, Records};
 use crate::{Error, Image, Layer, Options, Problem, Snapshot, Trash, snapshot, trash};
 
@@ -30,6 +31,8 @@ struct Inner {
     /// Taken for moments, never while anything is synced.
     state: Mutex<State>,
     unpacking: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    /// Taken while an adapter is made or removed; after `writing`, before `state`.
+    adapting: Mutex<()>,
     usages: Mutex<HashMap<ContainerId, (Instant, Usage)>>,
     /// Held for its lock.
     _lock: OwnedFd,
@@ -42,10 +45,12 @@ pub(crate) struct State {
     pub(crate) images: BTreeMap<Digest, Image>,
     pub(crate) names: HashMap<Reference, Digest>,
     pub(crate) snapshots: HashMap<ContainerId, Snapshot>,
+    /// By the digest of their list of layers.
+    pub(crate) adapters: HashMap<Digest, Adapter>,
 }
 
-const DIRECTORIES: [&str; 7] =
-    ["layers/sha256", "layers/sha512", "snapshots", "tmp", "trash", "empty/a", "empty/b"];
+const DIRECTORIES: [&str; 8] =
+    ["layers/sha256", "layers/sha512", "adapters", "snapshots", "tmp", "trash", "empty/a", "empty/b"];
 
 impl Store {
     /// Opens the store at `root`, creating it if there is none. Refused at once while another process has it
@@ -82,6 +87,7 @@ impl Store {
             writing: Mutex::new(()),
             state: Mutex::new(state),
             unpacking: Mutex::default(),
+            adapting: Mutex::default(),
             usages: Mutex::default(),
             _lock: lock,
         })))
@@ -137,6 +143,10 @@ impl Store {
         &self.0.unpacking
     }
 
+    pub(crate) fn adapting(&self) -> &Mutex<()> {
+        &self.0.adapting
+    }
+
     pub(crate) fn usages(&self) -> MutexGuard<'_, HashMap<ContainerId, (Instant, Usage)>> {
         self.0.usages.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,6 +184,13 @@ fn recover(root: &Path, loaded: Loaded, boot_id: &str, found: &mut Vec<Problem>)
     });
     for image in loaded.images {
         state.set_image(image);
+    }
+    for path in list(&root.join("adapters"))? {
+        match adapter::load(&path, &state) {
+            Some(adapter) => drop(state.adapters.insert(adapter.key(), adapter)),
+            // It is made again when it is needed.
+            None => drop(trash::discard(&path, &trash)?),
+        }
     }
     for path in list(&root.join("snapshots"))? {
         match snapshot::load(&path, boot_id) {

@@ -54,6 +54,10 @@ impl Store {
             images.bytes += layer.bytes;
             images.inodes += layer.inodes;
         }
+        for adapter in self.state().adapters.values() {
+            images.bytes += adapter.directories * 4096;
+            images.inodes += adapter.directories;
+        }
         for blob in self.content().list()? {
             images.bytes += blob.size;
             images.inodes += 1;

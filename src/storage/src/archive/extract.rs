@@ -12,7 +12,7 @@ use std::path::Path;
 
 use sys::tree::{self, Kind, Stat};
 
-use super::walk::{Walk, clamp, set_opaque};
+use super::walk::{Walk, clamp, clear_implied, set_opaque};
 use super::{ArchiveError, Entry, EntryKind, Limit, Tar};
 use crate::{Limits, fail};
 
@@ -29,6 +29,7 @@ pub(crate) struct Totals {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
     pub(crate) opaque: bool,
+    pub(crate) implied: bool,
 }
 
 /// Extracts entries below a directory.
@@ -97,6 +98,7 @@ impl Extractor {
         let root = self.walk.root().try_clone_to_owned().map_err(ArchiveError::io("open", b"/"))?;
         self.totals.inodes += self.walk.made;
         self.totals.bytes += self.walk.made * UNIT;
+        self.totals.implied = self.walk.implied > 0;
         self.walk.finish()?;
         if self.recount {
             let far = std::time::Instant::now() + std::time::Duration::from_secs(600);
@@ -112,6 +114,7 @@ impl Extractor {
             return Err(ArchiveError::entry(&entry.name, "only a directory can be the root"));
         }
         self.walk.go(&[], &entry.name, entry.mtime)?;
+        clear_implied(self.walk.root()).map_err(ArchiveError::io("unmark", &entry.name))?;
         self.dress_directory(entry)
     }
 
@@ -144,6 +147,7 @@ impl Extractor {
                 let directory = tree::open_directory(here, hidden);
                 let directory = directory.map_err(ArchiveError::io("open", &entry.name))?;
                 set_opaque(directory.as_fd(), &entry.name)?;
+                self.walk.explain(directory.as_fd(), &entry.name)?;
             }
             Some(_) => {}
         }
@@ -164,7 +168,7 @@ impl Extractor {
                 self.count(UNIT);
                 set_opaque(self.walk.here(), &entry.name)?;
             }
-            Made::Kept => {}
+            Made::Kept => self.walk.explain_here(&entry.name)?,
         }
         self.dress_directory(entry)
     }
@@ -365,7 +369,7 @@ fn owner(entry: &Entry) -> Result<(u32, u32), ArchiveError> {
 
 /// Attributes that mean the same everywhere. Those of overlayfs would make a layer speak to the kernel;
 /// labels and signatures are of the machine that made the image.
-fn is_wanted(name: &str) -> bool {
+pub(crate) fn is_wanted(name: &str) -> bool {
     match name {
         "security.capability" | "system.posix_acl_access" | "system.posix_acl_default" => true,
         _ => name.starts_with("user.") && !name.starts_with("user.overlay."),

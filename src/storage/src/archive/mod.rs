@@ -20,8 +20,10 @@ use std::path::Path;
 use oci::{Algorithm, Compression, Digest};
 
 pub use error::{ArchiveError, Limit};
+pub(crate) use extract::is_wanted;
 pub(crate) use stream::Stream;
 pub(crate) use tar::{Entry, EntryKind, Tar};
+pub(crate) use walk::{MAX_LINKS, clear_implied, is_implied, is_opaque, set_implied, set_opaque_fd};
 
 use crate::Limits;
 
@@ -46,6 +48,8 @@ pub(crate) struct Unpacked {
     pub(crate) inodes: u64,
     /// Whether it hides everything below it.
     pub(crate) opaque: bool,
+    /// Whether it has directories that the archive has no entry for.
+    pub(crate) implied: bool,
 }
 
 /// Unpacks a layer. The directory holds rubbish if this fails.
@@ -58,7 +62,13 @@ pub(crate) fn unpack(job: Job<'_>) -> Result<Unpacked, ArchiveError> {
     }
     let totals = extractor.finish()?;
     let diff_id = tar.finish()?;
-    Ok(Unpacked { diff_id, bytes: totals.bytes, inodes: totals.inodes, opaque: totals.opaque })
+    Ok(Unpacked {
+        diff_id,
+        bytes: totals.bytes,
+        inodes: totals.inodes,
+        opaque: totals.opaque,
+        implied: totals.implied,
+    })
 }
 
 #[cfg(test)]

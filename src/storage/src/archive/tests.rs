@@ -13,7 +13,7 @@ use std::path::Path;
 
 use oci::{Algorithm, Compression};
 
-pub(crate) use build::{Builder, directory, file, symlink};
+pub(crate) use build::{Builder, Item, directory, file, pax, symlink};
 
 use super::{ArchiveError, Job, Unpacked, unpack};
 use crate::Limits;

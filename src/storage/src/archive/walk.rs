@@ -4,6 +4,7 @@
 //! to the next one and costs nothing to walk. Each directory's modification time is what the archive, or
 //! the file system, said when it was entered, and is set again when it is left.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -12,7 +13,11 @@ use sys::tree::{self, Kind, Mtime};
 use super::{ArchiveError, Limit};
 
 /// Links that one path may lead through.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
+/// The attribute of a directory that only names of other entries speak of. Overlayfs shows nobody what starts
+/// like its own attributes, and never copies it.
+const IMPLIED: &str = "trusted.overlay.berth.implied";
+const OPAQUE: &str = "trusted.overlay.opaque";
 
 struct Frame {
     name: Vec<u8>,
@@ -28,6 +33,8 @@ pub(crate) struct Walk {
     depth: usize,
     /// Directories made because an entry needed them.
     pub(crate) made: u64,
+    /// Those of them that say nothing about what they hide: the root is not counted.
+    pub(crate) implied: u64,
 }
 
 impl Walk {
@@ -35,10 +42,11 @@ impl Walk {
         let open = || {
             let directory = tree::open_root(root)?;
             tree::set_mode_fd(directory.as_fd(), 0o755)?;
+            set_implied(directory.as_fd())?;
             let mtime = tree::stat_fd(directory.as_fd())?.mtime;
             Ok(Frame { name: Vec::new(), directory, mtime, changed: false })
         };
-        Ok(Self { frames: vec![open().map_err(ArchiveError::io("open", b"/"))?], depth, made: 0 })
+        Ok(Self { frames: vec![open().map_err(ArchiveError::io("open", b"/"))?], depth, made: 0, implied: 0 })
     }
 
     /// The root.
@@ -125,6 +133,20 @@ impl Walk {
         Ok(())
     }
 
+    /// Says that the archive speaks of a directory: it is not implied, or not any more.
+    pub(crate) fn explain(&mut self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), ArchiveError> {
+        let marked = clear_implied(directory).map_err(ArchiveError::io("unmark", name))?;
+        self.implied = self.implied.saturating_sub(u64::from(marked));
+        Ok(())
+    }
+
+    /// The same of the directory where the walk stands.
+    pub(crate) fn explain_here(&mut self, name: &[u8]) -> Result<(), ArchiveError> {
+        let marked = clear_implied(self.here()).map_err(ArchiveError::io("unmark", name))?;
+        self.implied = self.implied.saturating_sub(u64::from(marked));
+        Ok(())
+    }
+
     /// Leaves all directories.
     pub(crate) fn finish(&mut self) -> Result<(), ArchiveError> {
         self.leave_to(0, b"/")?;
@@ -154,7 +176,11 @@ impl Walk {
                 self.made -= 1;
             }
             Some(_) => return Err(ArchiveError::entry(name, "its parent is not a directory")),
-            None => self.make(&component, name, mtime)?,
+            None => {
+                self.make(&component, name, mtime)?;
+                set_implied(self.here()).map_err(ArchiveError::io("mark the directory of", name))?;
+                self.implied += 1;
+            }
         }
         Ok(None)
     }
@@ -183,6 +209,31 @@ impl Walk {
     }
 }
 
+/// Marks a directory as one that the archive has no entry for: what it is like, if it is there already, is
+/// for the layers below to say.
+pub(crate) fn set_implied(directory: BorrowedFd<'_>) -> io::Result<()> {
+    tree::set_xattr_fd(directory, IMPLIED, b"y")
+}
+
+/// Takes that mark away; says whether there was one.
+pub(crate) fn clear_implied(directory: BorrowedFd<'_>) -> io::Result<bool> {
+    let marked = is_implied(directory)?;
+    if marked {
+        tree::remove_xattr_fd(directory, IMPLIED)?;
+    }
+    Ok(marked)
+}
+
+/// Whether a directory has the mark.
+pub(crate) fn is_implied(directory: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(tree::xattr_fd(directory, IMPLIED)?.is_some())
+}
+
+/// Whether a directory hides what lies below it.
+pub(crate) fn is_opaque(directory: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(tree::xattr_fd(directory, OPAQUE)?.as_deref() == Some(b"y"))
+}
+
 fn leave(frame: &Frame, name: &[u8]) -> Result<(), ArchiveError> {
     if !frame.changed {
         return Ok(());
@@ -193,8 +244,11 @@ fn leave(frame: &Frame, name: &[u8]) -> Result<(), ArchiveError> {
 
 /// Marks a directory as hiding what lies below it.
 pub(crate) fn set_opaque(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), ArchiveError> {
-    tree::set_xattr_fd(directory, "trusted.overlay.opaque", b"y")
-        .map_err(ArchiveError::io("make opaque the directory of", name))
+    set_opaque_fd(directory).map_err(ArchiveError::io("make opaque the directory of", name))
+}
+
+pub(crate) fn set_opaque_fd(directory: BorrowedFd<'_>) -> io::Result<()> {
+    tree::set_xattr_fd(directory, OPAQUE, b"y")
 }
 
 /// A time that every file system takes.

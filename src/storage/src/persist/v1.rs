@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use oci::{ContainerId, Digest, Reference};
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::Adapter;
 use crate::snapshot::IdMaps;
 use crate::{Image, ImageLayer, Layer, Snapshot};
 
@@ -17,15 +18,18 @@ pub(crate) struct LayerRecord {
     inodes: u64,
     #[serde(default)]
     opaque: bool,
+    /// Absent in records from before directories were marked: then nothing is known of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    implied: bool,
 }
 
 impl LayerRecord {
     pub(crate) fn new(layer: &Layer) -> Self {
-        Self { bytes: layer.bytes, inodes: layer.inodes, opaque: layer.opaque }
+        Self { bytes: layer.bytes, inodes: layer.inodes, opaque: layer.opaque, implied: layer.implied }
     }
 
     pub(crate) fn into_layer(self, diff_id: Digest) -> Layer {
-        Layer { diff_id, bytes: self.bytes, inodes: self.inodes, opaque: self.opaque }
+        Layer { diff_id, bytes: self.bytes, inodes: self.inodes, opaque: self.opaque, implied: self.implied }
     }
 }
 
@@ -80,6 +84,42 @@ impl ImageRecord {
             pinned: self.pinned,
             created_ns: self.created_ns,
         }
+    }
+}
+
+/// The file `adapter.json` of an adapter.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AdapterRecord {
+    version: u64,
+    layers: Vec<Digest>,
+    replaced: Vec<usize>,
+    top: bool,
+    directories: u64,
+    inodes: u64,
+}
+
+impl AdapterRecord {
+    pub(crate) fn new(adapter: &Adapter) -> Self {
+        Self {
+            version: VERSION,
+            layers: adapter.layers.clone(),
+            replaced: adapter.replaced.clone(),
+            top: adapter.top,
+            directories: adapter.directories,
+            inodes: adapter.inodes,
+        }
+    }
+
+    /// Nothing, if it is of a version from the future: an adapter can be made again.
+    pub(crate) fn into_adapter(self) -> Option<Adapter> {
+        let adapter = Adapter {
+            layers: self.layers,
+            replaced: self.replaced,
+            top: self.top,
+            directories: self.directories,
+            inodes: self.inodes,
+        };
+        (self.version == VERSION).then_some(adapter)
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use super::*;
-use crate::archive::tests::{directory, file};
+use crate::archive::tests::{directory, file, symlink};
 use crate::{Error, ErrorKind, GcOptions, SnapshotOptions, fail};
 
 const NOW: GcOptions = GcOptions { grace: Duration::ZERO, ingest_age: Duration::ZERO };
@@ -48,6 +48,28 @@ fn at_every_step(prepare: impl Fn(&Store), work: impl Fn(&Store) -> Result<(), E
 fn pulls_can_fail_anywhere() {
     let work = |store: &Store| make_image(store, &["r.example/a:1"], &archives()).map(drop);
     at_every_step(|_| {}, work, 15);
+}
+
+/// Archives without entries for directories, so that the image needs an adapter of both kinds.
+fn implying() -> [Vec<u8>; 2] {
+    let lower = [directory("d").mode(0o1777), directory("t"), symlink("l", "t")];
+    [Builder::of(lower), Builder::of([file("d/f", b"1"), file("l/x", b"1")])]
+}
+
+#[test]
+fn pulls_of_layers_with_gaps_can_fail_anywhere() {
+    let work = |store: &Store| make_image(store, &["r.example/a:1"], &implying()).map(drop);
+    at_every_step(|_| {}, work, 20);
+    let prepare = |store: &Store| work(store).unwrap();
+    let work = |store: &Store| {
+        for image in store.images() {
+            store.remove_image(&image.id)?.trash.empty()?;
+        }
+        store.gc(NOW)?.trash.empty()?;
+        assert_eq!(std::fs::read_dir(store.root().join("adapters")).unwrap().count(), 0);
+        Ok(())
+    };
+    at_every_step(prepare, work, 4);
 }
 
 #[test]

@@ -11,11 +11,11 @@ use super::*;
 use crate::archive::tests::{directory, file, symlink};
 use crate::{ErrorKind, IdMap, IdMaps, MountOptions, SnapshotOptions, ViewOptions};
 
-fn inside(mount: &Detached) -> PathBuf {
+pub(super) fn inside(mount: &Detached) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/", mount.as_fd().as_raw_fd()))
 }
 
-fn names(path: &Path) -> Vec<String> {
+pub(super) fn names(path: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

@@ -215,10 +215,21 @@ fn records_of_version_1_are_read() {
     let snapshot = format!(
         r#"{{"version":1,"image":"{digest}","layers":["{digest}"],"idmap":{{"uids":[{{"container":0,"host":100000,"length":65536}}],"gids":[]}},"durable":false,"boot_id":"b"}}"#
     );
-    use crate::persist::v1::{ImageRecord, LayerRecord, SnapshotRecord};
+    let adapter = format!(
+        r#"{{"version":1,"layers":["{digest}"],"replaced":[1],"top":true,"directories":4,"inodes":9}}"#
+    );
+    use crate::persist::v1::{AdapterRecord, ImageRecord, LayerRecord, SnapshotRecord};
     let digest: Digest = digest.parse().unwrap();
     let record: LayerRecord = serde_json::from_str(layer).unwrap();
     assert_eq!(serde_json::to_string(&record).unwrap(), layer);
+    let implied = layer.replace("false", "false,\"implied\":true");
+    let record: LayerRecord = serde_json::from_str(&implied).unwrap();
+    assert_eq!(serde_json::to_string(&record).unwrap(), implied);
+    let record: AdapterRecord = serde_json::from_str(&adapter).unwrap();
+    let read = record.into_adapter().unwrap();
+    assert_eq!(serde_json::to_string(&AdapterRecord::new(&read)).unwrap(), adapter);
+    let newer = adapter.replace("\"version\":1", "\"version\":2");
+    assert!(serde_json::from_str::<AdapterRecord>(&newer).unwrap().into_adapter().is_none());
     let record: ImageRecord = serde_json::from_str(&image).unwrap();
     assert_eq!(serde_json::to_string(&ImageRecord::new(&record.into_image(digest))).unwrap(), image);
     let record: SnapshotRecord = serde_json::from_str(&snapshot).unwrap();
