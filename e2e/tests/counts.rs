@@ -101,7 +101,12 @@ fn latency_of_fifty_pods() {
     let mut exec = Vec::new();
     let mut down = Vec::new();
     let (mut run, mut create) = (Vec::new(), Vec::new());
+    let mut empty = Vec::new();
     for number in 0..52 {
+        // What the connection alone costs, to read the others by.
+        let start = Instant::now();
+        node.client.version(cri::VersionRequest::default()).expect("ask for the version");
+        empty.push(start.elapsed());
         let figures = measure(&node).unwrap_or_else(|error| panic!("{error:#}\n{}", node.last_words()));
         // The first two warm caches.
         if number >= 2 {
@@ -118,6 +123,7 @@ fn latency_of_fifty_pods() {
         ("  of it CreateContainer", create),
         ("ExecSync", exec),
         ("pod down", down),
+        ("an empty call", empty),
     ] {
         summarize(&format!("{name}: {}", Percentiles::of(samples)));
     }
