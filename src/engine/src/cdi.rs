@@ -1,6 +1,6 @@
 //! The Container Device Interface: devices that a vendor describes in files of the host.
 //!
-//! Specifications are JSON files in the configured directories; a later directory wins. What a device adds
+//! Specifications are JSON or YAML files in the configured directories; a later directory wins. What a device adds
 //! is applied to the finished OCI configuration. Only the operator writes these files; a request or an image
 //! can only name what is in them.
 
@@ -113,12 +113,8 @@ fn load(dirs: &[PathBuf]) -> Result<Vec<CdiSpec>> {
         let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
         paths.sort();
         for path in paths {
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("json") => specs.push(read(&path)?),
-                Some("yaml" | "yml") => {
-                    tracing::warn!(path = %path.display(), "CDI specification in YAML is not read; convert it to JSON");
-                }
-                _ => {}
+            if let Some("json" | "yaml" | "yml") = path.extension().and_then(|e| e.to_str()) {
+                specs.push(read(&path)?);
             }
         }
     }
@@ -131,9 +127,15 @@ fn read(path: &Path) -> Result<CdiSpec> {
     if size > MAX_BYTES {
         return Err(Error::invalid(format!("CDI specification {} is larger than 4 MiB", path.display())));
     }
-    let bytes = std::fs::read(path).map_err(|error| Error::io(what(), error))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::caused_by(crate::ErrorKind::FailedPrecondition, what(), error))
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(what(), error))?;
+    let malformed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Error::caused_by(crate::ErrorKind::FailedPrecondition, what(), error)
+    };
+    if path.extension().is_some_and(|extension| extension == "json") {
+        serde_json::from_str(&text).map_err(|error| malformed(error.into()))
+    } else {
+        serde_saphyr::from_str(&text).map_err(|error| malformed(error.to_string().into()))
+    }
 }
 
 fn apply(spec: &mut Spec, edits: &Edits, name: &str) -> Result<()> {
@@ -213,4 +215,60 @@ fn add_device(spec: &mut Spec, node: &DeviceNode, name: &str) -> Result<()> {
     linux.set_resources(Some(resources));
     spec.set_linux(Some(linux));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let yaml = "cdiVersion: 0.6.0\nkind: vendor.com/zero\ncontainerEdits:\n  env: [ALL=1]\ndevices:\n- name: a\n  \
+                    containerEdits:\n    env: [\"A=1\"]\n    additionalGIDs: [7, 0]\n    deviceNodes:\n    - path: /dev/z\n      \
+                    hostPath: /dev/zero\n      permissions: r\n    mounts:\n    - {hostPath: /h, containerPath: /c}\n";
+        let json =
+            r#"{"kind": "vendor.com/hooked", "devices": [{"name": "h", "containerEdits": {"hooks": [{}]}}]}"#;
+        std::fs::write(dir.path().join("zero.yaml"), yaml).unwrap();
+        std::fs::write(dir.path().join("hooked.json"), json).unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "no specification").unwrap();
+        dir
+    }
+
+    fn injected(names: &[&str]) -> Result<Spec> {
+        let dir = directory();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        inject(Spec::default(), &names, &[dir.path().to_owned(), "/no/such/directory".into()])
+    }
+
+    #[test]
+    fn devices_of_a_yaml_file_are_added() {
+        let spec = injected(&["vendor.com/zero=a"]).unwrap();
+        let process = spec.process().clone().unwrap();
+        let env = process.env().clone().unwrap();
+        assert!(env.ends_with(&["ALL=1".to_owned(), "A=1".to_owned()]), "{env:?}");
+        assert_eq!(process.user().additional_gids().clone().unwrap(), [7]);
+        let linux = spec.linux().clone().unwrap();
+        let device = &linux.devices().clone().unwrap()[0];
+        assert_eq!(
+            (device.path().display().to_string(), device.major(), device.minor()),
+            ("/dev/z".into(), 1, 5)
+        );
+        let rules = linux.resources().clone().unwrap().devices().clone().unwrap();
+        assert_eq!(rules.last().unwrap().access().as_deref(), Some("r"));
+        let mounts = spec.mounts().clone().unwrap();
+        assert_eq!(mounts.last().unwrap().options().clone().unwrap(), ["bind"]);
+    }
+
+    #[test]
+    fn unknown_devices_and_hooks_are_errors() {
+        for (name, part) in [
+            ("vendor.com/zero=b", "in no specification"),
+            ("vendor.com/other=a", "in no specification"),
+            ("zero", "vendor/class=name"),
+            ("vendor.com/hooked=h", "hooks"),
+        ] {
+            let error = injected(&[name]).unwrap_err().to_string();
+            assert!(error.contains(part), "{name}: {error}");
+        }
+    }
 }
