@@ -43,13 +43,17 @@ impl Guard {
     }
 }
 
-/// A shell that ignores polite signals and has a child.
-fn stubborn() -> Child {
-    Command::new("/bin/sh")
-        .args(["-c", "trap '' TERM; sleep 300 & while :; do sleep 1; done"])
-        .stdin(Stdio::null())
+/// A shell in a group that ignores polite signals and has a child. It makes the child once it is in the group:
+/// one made before would be left behind.
+fn stubborn(group: &Cgroup) -> Child {
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", "read -r _; trap '' TERM; sleep 300 & while :; do sleep 1; done"])
+        .stdin(Stdio::piped())
         .spawn()
-        .unwrap()
+        .unwrap();
+    group.join(shell.id()).unwrap();
+    drop(shell.stdin.take());
+    shell
 }
 
 fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
@@ -83,8 +87,7 @@ fn created_groups_take_processes_and_are_removed() {
 #[test]
 fn kills_what_forks_and_ignores_signals() {
     let guard = group("kill");
-    let mut child = stubborn();
-    guard.0.join(child.id()).unwrap();
+    let mut child = stubborn(&guard.0);
     wait_for("a grandchild", || guard.0.procs().unwrap().len() >= 2);
     guard.0.kill(libc::SIGTERM).unwrap();
     assert!(guard.0.procs().unwrap().contains(&child.id()));
@@ -98,8 +101,7 @@ fn kills_what_forks_and_ignores_signals() {
 #[test]
 fn freezes_thaws_and_kills_frozen() {
     let guard = group("freeze");
-    let mut child = stubborn();
-    guard.0.join(child.id()).unwrap();
+    let mut child = stubborn(&guard.0);
     guard.0.freeze().unwrap();
     guard.0.freeze().unwrap();
     guard.0.thaw().unwrap();
