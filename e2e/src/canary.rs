@@ -14,8 +14,7 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// Plants the tree at `/canary`: every namespace of a suite has its own root mount only, so that this is
-    /// where an escape through a link of an image lands.
+    /// Plants the tree at `/canary`, where `hack/isolate` mounts an empty file system for each suite.
     pub fn plant() -> Result<Canary> {
         let root = PathBuf::from("/canary");
         for dir in ["", "dir", "dir/deep", "private"] {
@@ -43,6 +42,7 @@ impl Canary {
 
 impl Drop for Canary {
     fn drop(&mut self) {
+        // The mount point itself stays.
         let _ = std::fs::remove_dir_all(&self.root);
     }
 }
