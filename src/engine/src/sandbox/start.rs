@@ -1,7 +1,7 @@
 //! Starting a container.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -188,6 +188,7 @@ impl Job {
         let spec = Spec::load(&spec_path).map_err(|error| {
             Error::caused_by(ErrorKind::Internal, format!("read {}", spec_path.display()), error)
         })?;
+        self.make_log_directory()?;
         let cgroup = self.make_cgroup(&spec)?;
         let mut fds = Vec::new();
         let mut request = self.request(&cgroup);
@@ -217,6 +218,15 @@ impl Job {
             }
         }
         Ok(Ready { request, fds, spec, cgroup })
+    }
+
+    /// The kubelet makes it; other clients leave it to the runtime.
+    fn make_log_directory(&self) -> Result<()> {
+        let Some(parent) = Path::new(&self.container.log_path).parent().filter(|p| p.is_absolute()) else {
+            return Ok(());
+        };
+        sys::fs::ensure_directories(parent, 0o755)
+            .map_err(|error| Error::io(format!("make the log directory {}", parent.display()), error))
     }
 
     fn make_cgroup(&self, spec: &Spec) -> Result<sys::cgroup::Cgroup> {
