@@ -271,6 +271,7 @@ impl Engine {
         self.shared.images.shutdown().await;
         self.shared.tracker.close();
         drop(tokio::time::timeout(Duration::from_secs(5), self.shared.tracker.wait()).await);
+        self.shared.remove_parent_cgroup();
     }
 
     /// The sandbox of this id, or of the only id that begins so.
@@ -430,6 +431,16 @@ impl Shared {
     pub(crate) fn fit(&self, resources: &mut oci::runtime::LinuxResources) {
         let hugetlb = self.cgroups.has(sys::cgroup::Controller::Hugetlb);
         crate::spec::fit(resources, self.cgroups.has_swap_accounting(), hugetlb);
+    }
+
+    /// Removes the cgroup that sandboxes without a parent of their own are put in, unless something is in it: the
+    /// kernel refuses then.
+    fn remove_parent_cgroup(&self) {
+        if let Ok(parent) = self.cgroups.open(&self.config.cgroups.default_parent) {
+            for dir in parent.dirs() {
+                let _ = std::fs::remove_dir(dir);
+            }
+        }
     }
 
     pub(crate) fn insert_sandbox(&self, handle: Handle) {
