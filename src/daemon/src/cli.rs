@@ -27,8 +27,10 @@ pub(crate) enum Command {
     /// Check this host, the configuration and the stores.
     Check(CheckArgs),
     /// What the running daemon is doing.
+    #[command(after_help = "Examples:\n  berth status\n  berth status --json | jq .running")]
     Status(Client),
     /// Versions of this program and of the running daemon.
+    #[command(after_help = "Example:\n  berth version --json")]
     Version(Client),
     /// Images of this node.
     #[command(subcommand)]
@@ -90,6 +92,7 @@ pub(crate) struct Client {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Print the default configuration with every key explained.
+    #[command(after_help = "Example:\n  berth config default > /etc/berth/config.toml")]
     Default,
     /// Check a file and report every problem in it.
     Check(ConfigFile),
@@ -137,7 +140,10 @@ pub(crate) enum ImageCommand {
         client: Client,
     },
     /// Images on this node.
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  berth image list\n  berth image list --json | jq -r .[].id"
+    )]
     List {
         #[command(flatten)]
         client: Client,
@@ -176,12 +182,13 @@ pub(crate) enum ImageCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
     /// Networks that sandboxes can join; the first is the default.
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", after_help = "Example:\n  berth network list")]
     List {
         #[command(flatten)]
         client: Client,
     },
     /// The configuration of a network.
+    #[command(after_help = "Example:\n  berth network inspect berth")]
     Inspect {
         /// Its name.
         name: String,
