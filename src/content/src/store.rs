@@ -131,10 +131,16 @@ impl Store {
         if self.stat(digest).is_some() {
             return Ok(digest.clone());
         }
-        // Two writers of the same bytes must not wait for each other, so each has a key of its own.
-        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
-        let key = format!("put {attempt} of {} {digest}", std::process::id());
-        let mut ingest = self.ingest(&key, Some(digest), Some(bytes.len() as u64))?;
+        // Two writers of the same bytes must not wait for each other, so each has a key of its own. Only a sweep
+        // can hold it, for a moment, before there is anything in it that looks young: then another key will do.
+        let mut ingest = loop {
+            let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+            let key = format!("put {attempt} of {} {digest}", std::process::id());
+            match self.ingest(&key, Some(digest), Some(bytes.len() as u64)) {
+                Err(Error::Busy { .. }) => std::thread::yield_now(),
+                other => break other?,
+            }
+        };
         ingest.truncate(0)?;
         ingest.write_all(bytes)?;
         ingest.commit()
@@ -193,7 +199,9 @@ impl Store {
         for entry in fs::read_dir(&root).map_err(Error::io("list", &root))? {
             let path = entry.map_err(Error::io("list", &root))?.path();
             let data = fs::metadata(path.join("data"));
-            let modified = data.as_ref().ok().and_then(|data| data.modified().ok());
+            // One that is just being begun has no data yet; then the directory tells its age.
+            let dated = data.as_ref().map_or_else(|_| fs::metadata(&path).ok(), |data| Some(data.clone()));
+            let modified = dated.and_then(|dated| dated.modified().ok());
             let young = modified.is_some_and(|modified| {
                 SystemTime::now().duration_since(modified).is_ok_and(|old| old < age)
             });
