@@ -58,6 +58,7 @@ fn outlive(node: &mut Node) -> Result<()> {
     println!("the daemon served again after {took:?}");
 
     wait_until("the exit of the leaver", PATIENCE, || exited(node, &leaver));
+    wait_until("the exit of the killed one", PATIENCE, || exited(node, &killed));
     ensure!(node.client.state(&leaver)?.exit_code == 42, "{:?}", node.client.state(&leaver)?);
     ensure!(node.client.state(&killed)?.exit_code == 137, "{:?}", node.client.state(&killed)?);
     for id in [&talker, &stayer] {
