@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) streaming: Streaming,
     pub(crate) log_filter: String,
     pub(crate) log_format: LogFormat,
+    /// The file that was named; `None` is the usual place.
+    pub(crate) config_path: Option<PathBuf>,
     /// As read, with defaults filled in.
     pub(crate) file: File,
 }
@@ -95,7 +97,8 @@ pub(crate) fn load(args: &DaemonArgs) -> Result<Settings, Problems> {
     if let Some(format) = args.log_format {
         file.log.format = if format == LogFormat::Json { "json" } else { "text" }.to_owned();
     }
-    check::settings(file).map_err(|list| Problems { source, list })
+    let settings = check::settings(file).map_err(|list| Problems { source, list })?;
+    Ok(Settings { config_path: args.config.clone(), ..settings })
 }
 
 /// Checks a file without flags.

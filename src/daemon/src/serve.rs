@@ -130,8 +130,9 @@ async fn wait_for_end(settings: &Settings, stop: &CancellationToken) -> anyhow::
 
 /// Registries, credentials of requests and networks are read when they are used; what a reload can do
 /// beyond that is to say what is wrong with the file now.
-fn reload(_settings: &Settings) {
-    match config::read(None).and_then(|(file, source)| config::check(file, source)) {
+fn reload(settings: &Settings) {
+    match config::read(settings.config_path.as_deref()).and_then(|(file, source)| config::check(file, source))
+    {
         Ok(_) => tracing::info!(
             "the configuration is fine; settings other than registries and networks take a restart"
         ),

@@ -64,6 +64,7 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
         streaming: streaming.unwrap_or(Streaming { address: ([127, 0, 0, 1], 0).into(), tls: None }),
         log_filter: file.log.level.clone(),
         log_format,
+        config_path: None,
         file,
     })
 }

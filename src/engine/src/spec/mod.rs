@@ -114,6 +114,12 @@ fn check(input: &Input<'_>) -> Result<()> {
             "an SELinux label was asked for, but SELinux is not enabled on this host or in Berth's configuration",
         ));
     }
+    if let Some(bind) = input.binds.iter().find(|bind| bind.asked.selinux_relabel && input.host.selinux) {
+        return Err(Error::unsupported(format!(
+            "mount {} asks for its source to be relabelled, which this release does not do; label it beforehand",
+            bind.asked.destination.display()
+        )));
+    }
     match &security.apparmor {
         AppArmor::RuntimeDefault | AppArmor::Profile(_) if !input.host.apparmor.enabled => {
             Err(Error::unsupported(
