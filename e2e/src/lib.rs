@@ -8,6 +8,7 @@
 
 pub mod archive;
 pub mod baseline;
+pub mod bench;
 pub mod canary;
 pub mod catalog;
 mod client;
