@@ -337,6 +337,9 @@ fn taken(what: &str, id: &str) -> Error {
 
 fn check_sandbox(config: &SandboxConfig) -> Result<()> {
     let modes = &config.namespaces;
+    if config.user_networking.is_some() && modes.network == NamespaceMode::Host {
+        return Err(Error::invalid("a sandbox with the host's network is attached to no other"));
+    }
     if !matches!(modes.network, NamespaceMode::Sandbox | NamespaceMode::Host) {
         return Err(Error::invalid("a sandbox' network is its own or the host's"));
     }

@@ -1,5 +1,6 @@
 //! What can go wrong, in the words a front end can map.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The closed set of outcomes that clients act on differently.
@@ -27,14 +28,14 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// An error: a kind, a sentence, and what caused it.
-#[derive(Debug, thiserror::Error)]
+/// An error: a kind, a sentence, and what caused it. Several callers may wait for one piece of work; each gets the error with its causes.
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     kind: ErrorKind,
     message: String,
     #[source]
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 /// The result of an engine call.
@@ -52,12 +53,24 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, message: message.into(), source: Some(source.into()) }
+        Self { kind, message: message.into(), source: Some(source.into().into()) }
     }
 
     /// What clients act on.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The cause of this type, for front ends that have words of their own for it.
+    pub fn cause<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            if let Some(found) = cause.downcast_ref() {
+                return Some(found);
+            }
+            next = cause.source();
+        }
+        None
     }
 
     /// The sentence and all its causes, joined by colons: for a client that gets one string.
@@ -121,15 +134,5 @@ pub(crate) fn io_kind(error: &std::io::Error) -> ErrorKind {
         // EMFILE and ENFILE have no stable std kind.
         _ if matches!(error.raw_os_error(), Some(23 | 24)) => ErrorKind::Exhausted,
         _ => ErrorKind::Internal,
-    }
-}
-
-impl Clone for Error {
-    /// Several callers may wait for one piece of work; each gets the error, its causes flattened to text.
-    fn clone(&self) -> Self {
-        match &self.source {
-            None => Self::new(self.kind, self.message.clone()),
-            Some(_) => Self::new(self.kind, self.chain()),
-        }
     }
 }

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use oci::{ContainerId, Digest, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ContainerConfig, ContainerState, IpAddress, ResolvedUser, SandboxConfig};
+use crate::model::{
+    BoundPort, ContainerConfig, ContainerState, EndpointStatus, IpAddress, ResolvedUser, SandboxConfig,
+};
 
 /// Version of the form below.
 pub(crate) const VERSION: u32 = 1;
@@ -50,6 +52,11 @@ pub(crate) struct SandboxRecord {
     pub(crate) network: Option<String>,
     #[serde(default)]
     pub(crate) addresses: Vec<IpAddress>,
+    /// Attachments to user networks that are, or may be, made.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<EndpointStatus>,
+    #[serde(default)]
+    pub(crate) bound_ports: Vec<BoundPort>,
     #[serde(default)]
     pub(crate) containers: Vec<ContainerRecord>,
 }

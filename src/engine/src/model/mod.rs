@@ -9,6 +9,7 @@ mod sandbox;
 mod security;
 mod session;
 mod stats;
+mod user_network;
 
 pub use container::{
     ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device, ExitReason,
@@ -23,3 +24,7 @@ pub use sandbox::{
 pub use security::{AppArmor, Capabilities, GroupsPolicy, Seccomp, Security, SelinuxLabel};
 pub use session::{ExecConfig, ExecOutput, ExecSyncConfig, TerminalSize};
 pub use stats::{ContainerStats, FilesystemStats, InterfaceStats, SandboxStats};
+pub use user_network::{
+    BoundPort, EndpointStatus, HostAddress, IpamPool, NetworkDriver, NetworkEndpointConfig, NetworkMember,
+    NetworkPruneFilter, PublishRequest, UserNetworkConfig, UserNetworkStatus, UserNetworking,
+};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use oci::{ContainerId, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerStatus, Resources, SelinuxLabel};
+use super::{BoundPort, ContainerStatus, EndpointStatus, Resources, SelinuxLabel, UserNetworking};
 
 /// What a front end asks for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -55,6 +55,9 @@ pub struct SandboxConfig {
     /// What the client adds for the sandbox itself.
     #[serde(default)]
     pub overhead: Option<Resources>,
+    /// Networks to attach it to; `None` is the node's default network.
+    #[serde(default)]
+    pub user_networking: Option<Box<UserNetworking>>,
 }
 
 /// What names a sandbox to its owner.
@@ -117,7 +120,7 @@ pub struct Dns {
 }
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -174,6 +177,10 @@ pub struct SandboxStatus {
     pub addresses: Vec<IpAddress>,
     /// Path of its network namespace, if it has one of its own.
     pub netns_path: Option<String>,
+    /// Its attachments to user networks, in the order of their interfaces.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Ports published on user networks.
+    pub bound_ports: Vec<BoundPort>,
     /// Its containers, oldest first.
     pub containers: Vec<ContainerStatus>,
     /// When this view was taken, nanoseconds since the Unix epoch.

@@ -71,6 +71,8 @@ pub(crate) fn spawn(
         has_namespaces: false,
         network: None,
         addresses: Vec::new(),
+        endpoints: Vec::new(),
+        bound_ports: Vec::new(),
         containers: Vec::new(),
     };
     let (mut task, handle) = Task::new(shared, record);
@@ -232,6 +234,8 @@ fn status_of(record: &SandboxRecord) -> SandboxStatus {
         created_at_ns: record.created_at_ns,
         addresses: record.addresses.clone(),
         netns_path: None,
+        endpoints: record.endpoints.clone(),
+        bound_ports: record.bound_ports.clone(),
         containers: record.containers.iter().map(|c| container_status(record, c)).collect(),
         observed_at_ns: sys::fs::now_ns(),
     }
