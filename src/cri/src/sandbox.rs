@@ -47,6 +47,7 @@ pub(crate) fn config(request: v1::RunPodSandboxRequest) -> Result<SandboxConfig,
         selinux: selinux(security.selinux_options),
         resources: linux.resources.map(resources).transpose()?,
         overhead: linux.overhead.map(resources).transpose()?,
+        user_networking: None,
     })
 }
 
