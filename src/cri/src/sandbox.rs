@@ -259,6 +259,8 @@ pub(crate) mod tests {
                 .map(|ip| engine::IpAddress { ip: ip.parse().unwrap(), prefix_len: 16 })
                 .into(),
             netns_path: Some("/run/netns/x".into()),
+            endpoints: Vec::new(),
+            bound_ports: Vec::new(),
             containers: Vec::new(),
             observed_at_ns: 7,
         }
