@@ -14,6 +14,7 @@ mod describe;
 mod exec;
 mod hooks;
 mod manage;
+mod netdevices;
 mod record;
 mod resources;
 mod terminal;

@@ -12,6 +12,10 @@ pub struct Host {
     pub caps: Held,
     /// Where cgroup hierarchies are mounted.
     pub cgroups: Vec<CgroupMount>,
+    /// Whether AppArmor is enabled.
+    pub apparmor: bool,
+    /// Whether SELinux is enabled.
+    pub selinux: bool,
 }
 
 /// A mounted cgroup hierarchy.
@@ -36,7 +40,10 @@ impl Host {
     pub fn detect() -> io::Result<Host> {
         let caps = sys::caps::held()?;
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")?;
-        Ok(Host { caps, cgroups: parse_cgroups(&mountinfo) })
+        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.first() == Some(&b'Y'));
+        let selinux = std::fs::metadata("/sys/fs/selinux/enforce").is_ok();
+        Ok(Host { caps, cgroups: parse_cgroups(&mountinfo), apparmor, selinux })
     }
 
     /// What a process of ours can have: for the checks of a specification.

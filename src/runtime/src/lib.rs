@@ -12,7 +12,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bits;
 mod child;
+mod fields;
 mod host;
 mod idmap;
 mod namespaces;
@@ -24,6 +26,7 @@ mod seccomp;
 mod tests;
 
 pub use child::{Child, ChildError, ErrorKind, Progress, SpawnError, wait_started};
+pub use fields::{Handling, Member, check_members, check_process_members, correct_names, members};
 pub use host::{CgroupMount, Host};
 pub use idmap::{prepare_idmaps, user_namespace};
 pub use namespaces::{Made, NamespaceChild, NamespaceError, NamespaceRequest, namespaces};

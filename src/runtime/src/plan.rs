@@ -35,6 +35,7 @@ mod devices;
 mod exec;
 mod mounts;
 mod process;
+mod refuse;
 #[cfg(test)]
 mod tests;
 
@@ -122,6 +123,8 @@ pub fn plan_with_hooks<'a>(
     cache: &mut SeccompCache,
 ) -> Result<Plan<'a>, PlanError> {
     let mut builder = Builder::new(request)?;
+    refuse::container(request.spec, builder.linux, hooks)?;
+    refuse::mount_label(builder.linux, request.host)?;
     builder.host()?;
     let mounts = builder.prepare_mounts()?;
     let devices = builder.prepare_devices()?;
@@ -133,6 +136,7 @@ pub fn plan_with_hooks<'a>(
     if hooks.pause {
         builder.parts.push(Op::AskToGoOn);
     }
+    process::create_container_hooks(&mut builder.parts, hooks)?;
     builder.pivot()?;
     let process = request.spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
     let subject = process::Subject {
@@ -140,6 +144,8 @@ pub fn plan_with_hooks<'a>(
         inherited_capabilities: None,
         seccomp: builder.linux.seccomp().as_ref(),
         personality: builder.linux.personality().as_ref(),
+        memory_policy: builder.linux.memory_policy().as_ref(),
+        keyring: request.keyring,
         stdio: request.stdio,
         env_bytes: request.env_bytes,
         program: request.program,
@@ -250,6 +256,7 @@ impl<'r, 'a> Builder<'r, 'a> {
                 }
             }
         }
+        self.check_namespaces()?;
         if !self.fresh.contains(&Kind::Mount) {
             return Err(PlanError::Unsupported("a container without a mount namespace of its own".into()));
         }

@@ -36,6 +36,8 @@ pub struct Request<'a> {
     pub hold: Hold<'a>,
     /// How many descriptors from 3 on the program inherits from this process.
     pub preserve_fds: u32,
+    /// Name of its session keyring; without one it keeps the caller's.
+    pub keyring: Option<&'a str>,
     /// The machine it is made on.
     pub host: &'a Host,
 }
@@ -85,11 +87,15 @@ pub enum Hold<'a> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HookPlan<'a> {
     /// Whether the child waits ([`crate::Progress::Waiting`]) once namespaces and mounts are made, before the
-    /// old root goes.
+    /// old root goes. The caller says so if it runs the hooks of the host and moves network devices; a
+    /// specification that has any is refused otherwise.
     pub pause: bool,
+    /// Programs of the host that run in the namespaces of the container after that, the old root still being
+    /// there.
+    pub create_container: &'a [Hook],
     /// Programs of the container that run when it is started, before its own.
     pub start_container: &'a [Hook],
-    /// A file from which they read the container's state; it may be filled until the child goes on.
+    /// A file from which both read the container's state; it may be filled until the child goes on.
     pub state: Option<BorrowedFd<'a>>,
 }
 
@@ -112,6 +118,8 @@ pub struct ExecRequest<'a> {
     pub env_bytes: &'a [Vec<u8>],
     /// How many descriptors from 3 on the program inherits from this process.
     pub preserve_fds: u32,
+    /// Name of the container's session keyring; without one it keeps the caller's.
+    pub keyring: Option<&'a str>,
     /// The machine.
     pub host: &'a Host,
 }

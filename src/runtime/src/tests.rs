@@ -45,7 +45,7 @@ impl Bundle {
         std::fs::hard_link(busybox, &own).or_else(|_| std::fs::copy(busybox, &own).map(drop)).unwrap();
         for name in [
             "hostname", "cut", "tr", "stty", "echo", "sh", "cat", "ls", "id", "mkdir", "stat", "readlink",
-            "mount", "grep", "true", "tty", "ps", "sleep",
+            "mount", "grep", "true", "tty", "ps", "sleep", "ionice",
         ] {
             symlink("busybox", path.join("rootfs/bin").join(name)).unwrap();
         }
@@ -108,6 +108,7 @@ impl Bundle {
             program: None,
             hold: Hold::No,
             preserve_fds: 0,
+            keyring: None,
             host: &host,
         };
         plan(&request, &mut SeccompCache::default()).unwrap().spawn().unwrap()
@@ -117,6 +118,17 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         let _ = sys::fs::remove_tree(&self.path);
+        // Each test has a thread of its own, and these are the processes that it has cloned.
+        let children = std::fs::read_to_string("/proc/thread-self/children").unwrap();
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let pidfd = sys::pidfd::open(pid).unwrap();
+            let _ = sys::pidfd::signal(pidfd.as_fd(), 9);
+            let _ = sys::pidfd::wait_blocking(pidfd.as_fd());
+        }
+        assert!(
+            children.is_empty() || std::thread::panicking(),
+            "processes of this test survive it: {children}"
+        );
     }
 }
 

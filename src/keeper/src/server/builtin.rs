@@ -185,6 +185,7 @@ pub(super) fn start(
     let mounts = take_all(&start.mounts, |(index, path)| Ok((attached.take(*index)?, path.clone())))?;
     let idmaps = runtime::prepare_idmaps(&spec).map_err(|error| io("make maps for mounts", &error))?;
     let path = spec.root().as_ref().map(|root| setup.bundle.join(root.path()));
+    let keyring = keyring_of(&start.id);
     let request = Request {
         spec: &spec,
         bundle: &setup.bundle,
@@ -202,10 +203,16 @@ pub(super) fn start(
         program: None,
         hold: if start.log.is_some() { Hold::UntilStarted } else { Hold::No },
         preserve_fds: 0,
+        keyring: Some(&keyring),
         host: &workshop.host,
     };
     let plan = runtime::plan(&request, &mut workshop.seccomp).map_err(|error| invalid(chain(&error)))?;
     spawn(plan)
+}
+
+/// A session keyring for each container, as OCI runtimes name it: the keys of the node stay the node's.
+fn keyring_of(container: &str) -> String {
+    format!("_ses.{container}")
 }
 
 /// Clones an exec session.
@@ -219,6 +226,7 @@ pub(super) fn exec(
     let process: Process = serde_json::from_value(exec.process.clone())
         .map_err(|error| invalid(format!("process of {}: {error}", exec.id)))?;
     let cgroups = if exec.cgroups.is_empty() { &within.setup.cgroups } else { &exec.cgroups };
+    let keyring = keyring_of(&exec.container);
     let request = ExecRequest {
         pid: within.pid,
         pidfd: within.pidfd.as_fd(),
@@ -228,6 +236,7 @@ pub(super) fn exec(
         stdio: streams.for_runtime(),
         env_bytes: &exec.env_bytes,
         preserve_fds: 0,
+        keyring: Some(&keyring),
         host: &workshop.host,
     };
     let plan = runtime::plan_exec(&request, &mut workshop.seccomp).map_err(|error| invalid(chain(&error)))?;

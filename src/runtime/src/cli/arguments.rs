@@ -142,7 +142,7 @@ pub(crate) struct Create {
     /// Refused: the old root would stay reachable
     #[arg(long)]
     pub(crate) no_pivot: bool,
-    /// Accepted: no session keyring is made
+    /// Keep the session keyring of the caller
     #[arg(long)]
     pub(crate) no_new_keyring: bool,
     /// How many descriptors after the standard streams the program inherits

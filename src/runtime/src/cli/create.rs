@@ -12,7 +12,7 @@ use sys::process::Report;
 
 use super::arguments::{Create, Run};
 use super::record::{self, Record, Root, START_SOCKET};
-use super::{hooks, terminal};
+use super::{hooks, netdevices, terminal};
 
 pub(super) fn create(root: &Root, arguments: &Create) -> Result<()> {
     let made = make(root, arguments, true)?;
@@ -74,7 +74,7 @@ fn make(root: &Root, arguments: &Create, hold: bool) -> Result<Made> {
         .bundle
         .canonicalize()
         .with_context(|| format!("find the bundle {}", arguments.bundle.display()))?;
-    let spec = record::read_spec(&bundle.join("config.json"))?;
+    let spec = record::read_new_spec(&bundle.join("config.json"))?;
     let terminal = spec.process().as_ref().and_then(oci::runtime::Process::terminal).unwrap_or(false);
     let detached = hold || arguments.console_socket.is_some();
     if terminal && detached && arguments.console_socket.is_none() {
@@ -116,6 +116,7 @@ impl Workshop<'_> {
         let (columns, rows) = terminal::wanted_size(&self.spec);
         let host = Host::detect().context("look at the machine")?;
         let env_bytes = super::exec::home(&self.spec, self.spec.process().as_ref(), &rootfs);
+        let keyring = (!self.arguments.no_new_keyring).then(|| Record::keyring_name(&self.arguments.id));
         let request = Request {
             spec: &self.spec,
             bundle: &self.bundle,
@@ -133,13 +134,15 @@ impl Workshop<'_> {
             program: None,
             hold: listener.as_ref().map_or(Hold::No, |socket| Hold::UntilConnected(socket.as_fd())),
             preserve_fds: self.arguments.preserve_fds,
+            keyring: keyring.as_deref(),
             host: &host,
         };
-        let start_container = hooks::start_container(&self.spec);
+        let (create_container, start_container) = hooks::inside(&self.spec);
         let hook_plan = HookPlan {
-            pause: hooks::any_at_creation(&self.spec) || !start_container.is_empty(),
+            pause: hooks::any(&self.spec) || netdevices::any(&self.spec),
+            create_container,
             start_container,
-            state: (!start_container.is_empty()).then(|| state.as_fd()),
+            state: Some(state.as_fd()),
         };
         let plan = runtime::plan_with_hooks(&request, &hook_plan, &mut SeccompCache::default())
             .context("plan the container")?;
@@ -163,7 +166,8 @@ impl Workshop<'_> {
         loop {
             match child.wait_blocking().context("create the container")? {
                 Progress::Waiting => {
-                    hooks::at_creation(self.root, record, &self.spec, child.pidfd.as_fd(), state)?;
+                    netdevices::hand_over(&self.spec, child.pid)?;
+                    hooks::at_creation(self.root, record, &self.spec, state)?;
                     child.start().context("let the container go on")?;
                 }
                 Progress::NeedsStart | Progress::Running => return Ok(()),
@@ -211,6 +215,7 @@ impl Workshop<'_> {
             created_ns: sys::fs::now_ns(),
             annotations: self.spec.annotations().clone(),
             cgroup: group.path().to_owned(),
+            keyring: !self.arguments.no_new_keyring,
         }
     }
 

@@ -35,6 +35,7 @@ pub(super) fn exec(root: &Root, arguments: &Exec) -> Result<u8> {
         cgroups =
             super::record::layout()?.open(&path).with_context(|| format!("find the cgroup {path}"))?.dirs();
     }
+    let keyring = record.keyring.then(|| super::record::Record::keyring_name(&record.id));
     let request = ExecRequest {
         pid: record.pid,
         pidfd: pidfd.as_fd(),
@@ -48,6 +49,7 @@ pub(super) fn exec(root: &Root, arguments: &Exec) -> Result<u8> {
         },
         env_bytes: &env_bytes,
         preserve_fds: arguments.preserve_fds,
+        keyring: keyring.as_deref(),
         host: &host,
     };
     let plan = runtime::plan_exec(&request, &mut SeccompCache::default()).context("plan the process")?;
@@ -82,8 +84,12 @@ fn settle(child: &mut Child) -> Result<(), ChildError> {
 /// The process: from a file, or the container's with what the flags change.
 fn process(arguments: &Exec, spec: &Spec) -> Result<Process> {
     if let Some(path) = &arguments.process {
-        let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        return serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()));
+        let mut json = super::record::read_json(path)?;
+        runtime::correct_names(&mut json);
+        let unknown =
+            runtime::check_process_members(&json).with_context(|| format!("check {}", path.display()))?;
+        super::record::tell_unknown(path, &unknown);
+        return serde_json::from_value(json).with_context(|| format!("parse {}", path.display()));
     }
     if arguments.command.is_empty() {
         bail!("no command is given");

@@ -34,6 +34,9 @@ pub(super) struct Record {
     pub(super) created_ns: i64,
     pub(super) annotations: Option<HashMap<String, String>>,
     pub(super) cgroup: String,
+    /// Whether it has a session keyring of its own.
+    #[serde(default)]
+    pub(super) keyring: bool,
 }
 
 /// What a container does now.
@@ -178,6 +181,11 @@ impl Root {
 }
 
 impl Record {
+    /// The name of the container's session keyring.
+    pub(super) fn keyring_name(id: &str) -> String {
+        format!("_ses.{id}")
+    }
+
     /// The process, if it still is the one that was created and has not ended.
     pub(super) fn process(&self) -> Result<Option<OwnedFd>> {
         let pidfd = match sys::pidfd::open(self.pid) {
@@ -217,6 +225,27 @@ pub(super) fn layout() -> Result<Layout> {
 }
 
 pub(super) fn read_spec(path: &Path) -> Result<Spec> {
+    serde_json::from_value(read_json(path)?).with_context(|| format!("parse {}", path.display()))
+}
+
+/// A specification of a caller: what is not honoured is refused, what is unknown is told.
+pub(super) fn read_new_spec(path: &Path) -> Result<Spec> {
+    let parse = || format!("parse {}", path.display());
+    let mut json = read_json(path)?;
+    runtime::correct_names(&mut json);
+    let unknown = runtime::check_members(&json).with_context(|| format!("check {}", path.display()))?;
+    tell_unknown(path, &unknown);
+    serde_json::from_value(json).with_context(parse)
+}
+
+/// Warns of members that the specification of the runtime does not know; it wants them ignored.
+pub(super) fn tell_unknown(path: &Path, unknown: &[String]) {
+    if !unknown.is_empty() {
+        eprintln!("berth-runtime: warning: {}: ignored: {}", path.display(), unknown.join(", "));
+    }
+}
+
+pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     serde_json::from_reader(std::io::BufReader::new(file))
         .with_context(|| format!("parse {}", path.display()))

@@ -82,6 +82,10 @@ impl Builder<'_, '_> {
     /// Lists the devices and, with a user namespace, copies the host's: mknod(2) is not allowed inside.
     pub(super) fn prepare_devices(&mut self) -> Result<Vec<Device>, PlanError> {
         if self.dev_is_bound() {
+            if self.linux.devices().iter().flatten().next().is_some() {
+                let warning = "/dev is a bind mount: linux.devices are those that it has";
+                self.parts.warnings.push(warning.to_owned());
+            }
             return Ok(Vec::new());
         }
         let mut devices: Vec<Device> = Vec::new();
@@ -93,7 +97,11 @@ impl Builder<'_, '_> {
             let kind = match device.typ() {
                 LinuxDeviceType::B => S_IFBLK,
                 LinuxDeviceType::P => S_IFIFO,
-                LinuxDeviceType::C | LinuxDeviceType::U | LinuxDeviceType::A => S_IFCHR,
+                LinuxDeviceType::C | LinuxDeviceType::U => S_IFCHR,
+                LinuxDeviceType::A => {
+                    let path = device.path().display();
+                    return Err(PlanError::Invalid(format!("linux.devices: {path} has no type of a device")));
+                }
             };
             let part = |number: i64| {
                 u32::try_from(number).map_err(|_| PlanError::Invalid(format!("{number} is no device number")))

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use sys::ns::Kind;
 use sys::process::{Fd, Op, Script, resolve};
 
-use super::process::{Subject, early_rlimits, finish};
+use super::process::{self, Subject, early_rlimits, finish};
 use super::{DIRECTORY_FLAGS, FIRST_FREE, PROC, Parts, Plan, PlanError, ROOT, common};
 use crate::request::{ExecRequest, Hold, HookPlan, IdMaps};
 use crate::seccomp::SeccompCache;
@@ -31,8 +31,14 @@ fn build<'a>(
     let own_user = kinds.contains(&Kind::User);
 
     parts.push(Op::Dumpable(false));
+    // The affinity of the way into the cgroup; there the cgroup's own takes its place.
+    let affinity = request.process.exec_cpu_affinity().as_ref();
+    let initial = affinity.and_then(|affinity| affinity.initial().as_deref());
+    let last = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref());
+    process::affinity(&mut parts, "process.execCPUAffinity.initial", initial)?;
     let joining = common::join_cgroups(&request.cgroups, &mut parts.files)?;
     parts.steps.extend(joining.steps);
+    process::affinity(&mut parts, "process.execCPUAffinity.final", last)?;
     parts.steps.extend(common::open_proc(PROC));
     let score = request
         .process
@@ -61,6 +67,8 @@ fn build<'a>(
         inherited_capabilities: container_process.and_then(|process| process.capabilities().as_ref()),
         seccomp: linux.seccomp().as_ref(),
         personality: linux.personality().as_ref(),
+        memory_policy: linux.memory_policy().as_ref(),
+        keyring: request.keyring,
         stdio: request.stdio,
         env_bytes: request.env_bytes,
         program: None,

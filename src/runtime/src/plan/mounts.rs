@@ -80,7 +80,9 @@ impl<'a> Builder<'_, 'a> {
         let options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
         let typ = mount.typ().as_deref().unwrap_or_default();
         check_proc(&destination, typ)?;
-        if options.bind.is_some() || matches!(typ, "bind" | "rbind") {
+        let is_bind = options.bind.is_some() || matches!(typ, "bind" | "rbind");
+        check_options(&destination, mount, &options, is_bind)?;
+        if is_bind {
             return self.prepare_bind(index, mount, destination, &options);
         }
         let after = propagation_changes(&options);
@@ -282,6 +284,31 @@ fn propagation_changes(options: &Options) -> Vec<MountChange> {
 fn target(destination: &Path) -> Result<Target, std::ffi::NulError> {
     let fixed = ["/proc", "/sys"].iter().any(|place| destination.starts_with(place));
     if fixed { Target::without_links(destination) } else { Target::new(destination) }
+}
+
+/// Options and maps that this kind of mount would not heed.
+fn check_options(
+    destination: &Path,
+    mount: &Mount,
+    options: &Options,
+    is_bind: bool,
+) -> Result<(), PlanError> {
+    let place = destination.display();
+    if is_bind {
+        return match options.data.first() {
+            Some(FsOption::Flag(name) | FsOption::Text(name, _)) => Err(PlanError::Invalid(format!(
+                "the bind mount on {place} has the option {}, which is one of a file system",
+                name.to_string_lossy()
+            ))),
+            None => Ok(()),
+        };
+    }
+    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.idmap.is_some() {
+        return Err(PlanError::Unsupported(format!(
+            "mounts[].uidMappings: the mount on {place} is no bind mount; it"
+        )));
+    }
+    Ok(())
 }
 
 fn check_proc(destination: &Path, typ: &str) -> Result<(), PlanError> {

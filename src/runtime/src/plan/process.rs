@@ -4,13 +4,15 @@ use std::ffi::{CString, NulError};
 use std::os::fd::BorrowedFd;
 
 use oci::runtime::{
-    Capabilities as Names, IOPriorityClass, LinuxCapabilities, LinuxPersonality, LinuxPersonalityDomain,
-    LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, PosixRlimitType, Process,
+    Capabilities as Names, Hook, IOPriorityClass, LinuxCapabilities, LinuxMemoryPolicy, LinuxPersonality,
+    LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, MemoryPolicyFlagType,
+    MemoryPolicyModeType, PosixRlimitType, Process,
 };
 use sys::caps::Set;
 use sys::process::{Capabilities, Exec, Fd, Op, Program, Scheduler, Slot, Step, Target};
 
-use super::{PROC, Parts, PlanError, common};
+use super::{PROC, Parts, PlanError, common, refuse};
+use crate::bits;
 use crate::host::Host;
 use crate::request::{Hold, HookPlan, Stdio};
 use crate::seccomp::SeccompCache;
@@ -25,6 +27,9 @@ pub(super) struct Subject<'s, 'a> {
     pub(super) inherited_capabilities: Option<&'s LinuxCapabilities>,
     pub(super) seccomp: Option<&'s LinuxSeccomp>,
     pub(super) personality: Option<&'s LinuxPersonality>,
+    pub(super) memory_policy: Option<&'s LinuxMemoryPolicy>,
+    /// Name of its session keyring.
+    pub(super) keyring: Option<&'s str>,
     pub(super) stdio: Stdio<'a>,
     pub(super) env_bytes: &'s [Vec<u8>],
     pub(super) program: Option<BorrowedFd<'a>>,
@@ -62,6 +67,7 @@ pub(super) fn finish<'a>(
     cache: &mut SeccompCache,
 ) -> Result<(), PlanError> {
     let process = subject.process;
+    refuse::process(process, host)?;
     let mut keep = Vec::new();
     let labels = open_labels(parts, process, &mut keep)?;
     streams(parts, subject)?;
@@ -125,6 +131,27 @@ fn open_labels(
     Ok(opened)
 }
 
+/// Sets the processors that the child may use.
+pub(super) fn affinity(parts: &mut Parts<'_>, what: &str, list: Option<&str>) -> Result<(), PlanError> {
+    if let Some(list) = list.filter(|list| !list.is_empty()) {
+        parts.push(Op::CpuAffinity(bits::mask(what, list)?));
+    }
+    Ok(())
+}
+
+/// The programs of the host that run in the namespaces of the container while it is created.
+pub(super) fn create_container_hooks<'a>(
+    parts: &mut Parts<'a>,
+    hooks: &HookPlan<'a>,
+) -> Result<(), PlanError> {
+    let Some(state) = hooks.state.filter(|_| !hooks.create_container.is_empty()) else { return Ok(()) };
+    let stdin = parts.files.borrow(state);
+    for hook in hooks.create_container {
+        parts.steps.push(run_hook(hook, stdin)?);
+    }
+    Ok(())
+}
+
 /// The programs that run in the container before its own.
 fn hooks<'a>(
     parts: &mut Parts<'a>,
@@ -134,21 +161,26 @@ fn hooks<'a>(
     let Some(state) = subject.hooks.state else { return Ok(Vec::new()) };
     let stdin = parts.files.borrow(state);
     keep.push(stdin);
+    subject.hooks.start_container.iter().map(|hook| run_hook(hook, stdin)).collect()
+}
+
+fn run_hook(hook: &Hook, stdin: Fd) -> Result<Step, PlanError> {
     let texts = |texts: &Option<Vec<String>>| {
         texts.iter().flatten().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, NulError>>()
     };
-    let mut steps = Vec::new();
-    for hook in subject.hooks.start_container {
-        let path = super::c_path(hook.path())?;
-        let mut arguments = texts(hook.args())?;
-        if arguments.is_empty() {
-            arguments.push(path.clone());
-        }
-        let exec = Exec { program: Program::Paths(vec![path]), arguments, environment: texts(hook.env())? };
-        let timeout_seconds = hook.timeout().and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0);
-        steps.push(Op::RunHook(sys::process::Hook { exec, stdin, timeout_seconds }).into());
+    let path = super::c_path(hook.path())?;
+    let mut arguments = texts(hook.args())?;
+    if arguments.is_empty() {
+        arguments.push(path.clone());
     }
-    Ok(steps)
+    let exec = Exec { program: Program::Paths(vec![path]), arguments, environment: texts(hook.env())? };
+    let timeout_seconds = match hook.timeout() {
+        None => 0,
+        Some(seconds) => u32::try_from(seconds).ok().filter(|seconds| *seconds > 0).ok_or_else(|| {
+            PlanError::Invalid(format!("the timeout of hook {} is not above 0", hook.path().display()))
+        })?,
+    };
+    Ok(Op::RunHook(sys::process::Hook { exec, stdin, timeout_seconds }).into())
 }
 
 fn streams<'a>(parts: &mut Parts<'a>, subject: &Subject<'_, 'a>) -> Result<(), PlanError> {
@@ -179,7 +211,17 @@ fn streams<'a>(parts: &mut Parts<'a>, subject: &Subject<'_, 'a>) -> Result<(), P
 
 fn attributes(parts: &mut Parts<'_>, subject: &Subject<'_, '_>) -> Result<(), PlanError> {
     let process = subject.process;
+    if let Some(name) = subject.keyring {
+        /// A kernel without keys.
+        const ENOSYS: i32 = 38;
+        let op = Op::SessionKeyring(CString::new(name)?);
+        parts.steps.push(Step { op, tolerate: &[ENOSYS] });
+    }
+    if let Some(policy) = subject.memory_policy {
+        parts.push(memory_policy(policy)?);
+    }
     if let Some(personality) = subject.personality {
+        refuse::personality(personality)?;
         /// `PER_LINUX32`.
         const LINUX32: u64 = 8;
         parts.push(Op::Personality(match personality.domain() {
@@ -200,12 +242,36 @@ fn attributes(parts: &mut Parts<'_>, subject: &Subject<'_, '_>) -> Result<(), Pl
         parts.push(Op::IoPriority(class << 13 | level));
     }
     if let Some(scheduler) = process.scheduler() {
-        parts.push(Op::Scheduler(scheduler_of(scheduler)));
+        parts.push(Op::Scheduler(scheduler_of(scheduler)?));
     }
     Ok(())
 }
 
-fn scheduler_of(scheduler: &oci::runtime::Scheduler) -> Scheduler {
+/// As set_mempolicy(2) numbers them.
+fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<Op, PlanError> {
+    let mode: u32 = match policy.mode() {
+        MemoryPolicyModeType::MpolDefault => 0,
+        MemoryPolicyModeType::MpolPreferred => 1,
+        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolInterleave => 3,
+        MemoryPolicyModeType::MpolLocal => 4,
+        MemoryPolicyModeType::MpolPreferredMany => 5,
+        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    };
+    let flag = |flag: &MemoryPolicyFlagType| match flag {
+        MemoryPolicyFlagType::MpolFNumaBalancing => 1_u32 << 13,
+        MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+        MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |flags, one| flags | flag(one));
+    let nodes = match policy.nodes().as_deref().filter(|nodes| !nodes.is_empty()) {
+        Some(nodes) => bits::mask("linux.memoryPolicy.nodes", nodes)?,
+        None => Vec::new(),
+    };
+    Ok(Op::MemoryPolicy { mode: mode | flags, nodes })
+}
+
+fn scheduler_of(scheduler: &oci::runtime::Scheduler) -> Result<Scheduler, PlanError> {
     let policy = match scheduler.policy() {
         LinuxSchedulerPolicy::SchedOther => 0,
         LinuxSchedulerPolicy::SchedFifo => 1,
@@ -224,14 +290,17 @@ fn scheduler_of(scheduler: &oci::runtime::Scheduler) -> Scheduler {
         LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
         LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
     };
-    Scheduler {
+    let priority = scheduler.priority().unwrap_or(0);
+    let priority = u32::try_from(priority)
+        .map_err(|_| PlanError::Invalid(format!("{priority} is no priority of process.scheduler")))?;
+    Ok(Scheduler {
         policy,
-        flags: scheduler.flags().iter().flatten().map(flag).sum(),
+        flags: scheduler.flags().iter().flatten().fold(0, |flags, one| flags | flag(one)),
         nice: scheduler.nice().unwrap_or(0),
-        priority: scheduler.priority().and_then(|priority| u32::try_from(priority).ok()).unwrap_or(0),
+        priority,
         deadline_ns: [scheduler.runtime(), scheduler.deadline(), scheduler.period()]
             .map(|time| time.unwrap_or(0)),
-    }
+    })
 }
 
 /// Privileges go down to what the program gets. A filter needs the right to install it to the end; exec takes
@@ -252,6 +321,15 @@ fn identity(parts: &mut Parts<'_>, subject: &Subject<'_, '_>, host: &Host) -> Re
         ),
         None => Default::default(),
     };
+    let inheritable = wanted.map_or(Set::EMPTY, |caps| set(caps.inheritable().as_ref()));
+    let beyond = inheritable.without(ambient);
+    if !beyond.is_empty() {
+        let names: Vec<_> = beyond.names().collect();
+        parts.warnings.push(format!(
+            "process.capabilities.inheritable: {} is not ambient and would serve nothing but attacks: left out",
+            names.join(", ")
+        ));
+    }
     let missing = (bounding | effective | permitted | ambient).without(grantable);
     if !missing.is_empty() {
         let names: Vec<_> = missing.names().collect();
@@ -288,6 +366,7 @@ fn numbers(names: &Names) -> Set {
 }
 
 fn seccomp(parts: &mut Parts<'_>, profile: &LinuxSeccomp, cache: &mut SeccompCache) -> Result<(), PlanError> {
+    refuse::seccomp(profile)?;
     let program = cache.program(profile).map_err(PlanError::Seccomp)?;
     if program.notifies() {
         return Err(PlanError::Unsupported("a seccomp profile with notifications".into()));

@@ -45,6 +45,7 @@ fn words(spec: &Value, host: &Host) -> String {
         program: None,
         hold: Hold::No,
         preserve_fds: 0,
+        keyring: None,
         host,
     };
     match plan(&request, &mut SeccompCache::default()) {
@@ -194,6 +195,7 @@ fn a_container_with_everything() {
         umask 0027
         limit resource 7 to 10, 20 (may fail)
         execute /prog
+        warning: process.capabilities.inheritable: CAP_CHOWN is not ambient and would serve nothing but attacks: left out
     "#]],
     );
 }

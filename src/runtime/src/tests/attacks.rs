@@ -76,6 +76,7 @@ fn cve_2019_16884_a_volume_on_proc() {
             program: None,
             hold: Hold::No,
             preserve_fds: 0,
+            keyring: None,
             host: &host,
         };
         assert!(
@@ -196,6 +197,7 @@ fn a_console_that_is_a_link_is_refused() {
         program: None,
         hold: Hold::No,
         preserve_fds: 0,
+        keyring: None,
         host: &host,
     };
     let mut child = plan(&request, &mut SeccompCache::default()).unwrap().spawn().unwrap();

@@ -171,6 +171,7 @@ fn kernel_parameters_of_own_namespaces_are_set_and_others_refused() {
         program: None,
         hold: Hold::No,
         preserve_fds: 0,
+        keyring: None,
         host: &host,
     };
     assert!(matches!(plan(&request, &mut SeccompCache::default()), Err(PlanError::Invalid(_))));
@@ -196,6 +197,7 @@ fn exec_in(bundle: &mut Bundle, join: Vec<(Kind, std::os::fd::BorrowedFd<'_>)>, 
         stdio: Stdio::Fds { stdin: null.as_fd(), stdout: writer.as_fd(), stderr: writer.as_fd() },
         env_bytes: &[b"ODD=\xff".to_vec()],
         preserve_fds: 0,
+        keyring: None,
         host: &host,
     };
     let mut session = plan_exec(&request, &mut SeccompCache::default()).unwrap().spawn().unwrap();
@@ -296,6 +298,7 @@ fn a_terminal_comes_from_the_container() {
         program: None,
         hold: Hold::UntilStarted,
         preserve_fds: 0,
+        keyring: None,
         host: &host,
     };
     let mut child = plan(&request, &mut SeccompCache::default()).unwrap().spawn().unwrap();
@@ -319,4 +322,26 @@ fn the_root_can_be_read_only_and_shared() {
         "echo x > /etc/x; grep -c ' / / ro.* shared:' /proc/self/mountinfo || cat /proc/self/mountinfo",
     );
     assert!(ran.output.starts_with("sh: can't create /etc/x: Read-only file system\n"), "{ran:?}");
+}
+
+#[test]
+fn attributes_of_the_process_are_those_asked_for() {
+    let mut bundle = Bundle::new();
+    let namespaces = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "time"}));
+    bundle.spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 100_000_000}});
+    bundle.spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+    bundle.spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0"});
+    bundle.spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
+    bundle.spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0});
+    let ran = bundle.shell(
+        "cat /proc/self/personality; grep -c 'bind.*:0' /proc/self/numa_maps >/dev/null && echo bound; \
+         cut -d' ' -f1 /proc/uptime | cut -d. -f1; cut -d' ' -f19,41 /proc/self/stat; ionice -p 1",
+    );
+    let lines: Vec<&str> = ran.output.lines().collect();
+    assert_eq!(lines.len(), 5, "{ran:?}");
+    assert_eq!((lines[0], lines[1]), ("00000008", "bound"), "{ran:?}");
+    assert!(lines[2].parse::<u64>().unwrap() > 100_000_000, "{ran:?}");
+    // SCHED_BATCH is 3.
+    assert_eq!((lines[3], lines[4]), ("7 3", "idle"), "{ran:?}");
 }

@@ -34,9 +34,26 @@ pub(super) fn memory_is_unset(memory: &LinuxMemory) -> bool {
         && memory.swappiness().is_none()
         && set(memory.disable_oom_killer()).is_none()
         && set(memory.kernel_tcp()).is_none()
+        && !has_retired(memory)
+}
+
+/// Fields that no kernel has any more: a limit of the kernel's own memory, and accounting without hierarchy.
+#[allow(deprecated)] // that is why they are looked for
+fn has_retired(memory: &LinuxMemory) -> bool {
+    set(memory.kernel()).is_some() || memory.use_hierarchy() == Some(false)
+}
+
+/// Refuses them.
+pub(super) fn check_retired(memory: &LinuxMemory) -> Result<(), Error> {
+    if !has_retired(memory) {
+        return Ok(());
+    }
+    let field = if memory.use_hierarchy() == Some(false) { "memory.useHierarchy" } else { "memory.kernel" };
+    Err(Error::Unsupported { controller: "memory", field: field.to_owned() })
 }
 
 pub(super) fn memory(plan: &mut Plan, dir: &Path, memory: &LinuxMemory) -> Result<(), Error> {
+    check_retired(memory)?;
     let limit = set(memory.limit());
     check_usage(&dir.join("memory.usage_in_bytes"), memory, limit)?;
     let put = |plan: &mut Plan, field: &str, file: &str, value: i64| {

@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxMemory};
 use super::group::{Cgroup, Place};
 use super::layout::Controller;
 use super::plan::Plan;
-use super::plan_v1::{check_usage, current, set};
+use super::plan_v1::{check_retired, check_usage, current, set};
 use super::{Error, files};
 
 const MIN_SHARES: u64 = 2;
@@ -20,6 +20,7 @@ fn limit_text(limit: i64) -> String {
 }
 
 pub(super) fn memory(plan: &mut Plan, dir: &Path, memory: &LinuxMemory) -> Result<(), Error> {
+    check_retired(memory)?;
     let limit = set(memory.limit());
     check_usage(&dir.join("memory.current"), memory, limit)?;
     let put = |plan: &mut Plan, field: &str, file: &str, value: i64| {

@@ -182,6 +182,16 @@ impl Batch {
         });
     }
 
+    /// Moves a link to another network namespace, under a name that must be free there; `%d` in it becomes a
+    /// number. The link loses its addresses and is down.
+    pub fn move_to(&mut self, link: LinkRef<'_>, netns: BorrowedFd<'_>, name: &str) {
+        self.add("move link", &name_of(link), libc::RTM_NEWLINK, 0, |w| {
+            link_reference(w, link, 0);
+            w.attr_str(libc::IFLA_IFNAME, name);
+            w.attr_u32(libc::IFLA_NET_NS_FD, netns.as_raw_fd().cast_unsigned());
+        });
+    }
+
     /// Changes how a bridge treats one of its ports.
     pub fn bridge_port(&mut self, link: LinkRef<'_>, port: BridgePort) {
         self.add("change bridge port", &name_of(link), libc::RTM_NEWLINK, 0, |w| {

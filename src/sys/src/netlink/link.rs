@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::wire::{attribute, attributes, read_text, read_u32, read_u64};
 
 const IFLA_STATS64: u16 = 23;
+const IFA_FLAGS: u16 = 8;
 const IFLA_INFO_KIND: u16 = 1;
 
 /// A hardware address.
@@ -100,6 +101,8 @@ pub struct Address {
     pub prefix_len: u8,
     /// Scope, 0 is global, 253 link.
     pub scope: u8,
+    /// `IFA_F_` flags.
+    pub flags: u32,
 }
 
 pub(super) fn parse(payload: &[u8]) -> Option<Link> {
@@ -157,7 +160,10 @@ pub(super) fn parse_address(payload: &[u8]) -> Option<Address> {
         16 => IpAddr::from(<[u8; 16]>::try_from(value).ok()?),
         _ => return None,
     };
-    Some(Address { link, address, prefix_len, scope })
+    // The attribute has those that the header has no room for.
+    let flags = attribute(body, IFA_FLAGS).and_then(|value| read_u32(value, 0));
+    let flags = flags.unwrap_or(u32::from(*payload.get(2)?));
+    Some(Address { link, address, prefix_len, scope, flags })
 }
 
 #[cfg(test)]

@@ -381,6 +381,13 @@ fn process_attribute(op: &Op) -> Result<(), Errno> {
         Op::CpuAffinity(mask) => {
             call(libc::SYS_sched_setaffinity, [0, mask.len(), mask.as_ptr() as usize]).map(drop)
         }
+        Op::MemoryPolicy { mode, nodes } => {
+            // The kernel takes the number of bits and one more.
+            let bits = if nodes.is_empty() { 0 } else { nodes.len() * 8 + 1 };
+            let mask = if nodes.is_empty() { 0 } else { nodes.as_ptr() as usize };
+            call(libc::SYS_set_mempolicy, [*mode as usize, mask, bits]).map(drop)
+        }
+        Op::SessionKeyring(name) => session_keyring(name),
         Op::Dumpable(dumpable) => prctl(libc::PR_SET_DUMPABLE, usize::from(*dumpable), 0),
         Op::Bounding { keep } => drop_bounding(*keep),
         Op::Identity { uid, gid, groups } => become_user(*uid, *gid, groups.as_deref()),
@@ -393,6 +400,15 @@ fn process_attribute(op: &Op) -> Result<(), Errno> {
 
 fn prctl(option: i32, first: usize, second: usize) -> Result<(), Errno> {
     call(libc::SYS_prctl, [option as usize, first, second, 0, 0]).map(drop)
+}
+
+fn session_keyring(name: &CStr) -> Result<(), Errno> {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    const KEYCTL_SETPERM: usize = 5;
+    /// All to the possessor; the user may view, read, search and link, so that exec sessions find it.
+    const PERMISSIONS: usize = 0x3f1b_0000;
+    let keyring = call(libc::SYS_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, text(name)])?;
+    call(libc::SYS_keyctl, [KEYCTL_SETPERM, keyring, PERMISSIONS]).map(drop)
 }
 
 fn become_root() -> Result<(), Errno> {

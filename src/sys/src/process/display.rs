@@ -203,6 +203,8 @@ fn fmt_process(op: &Op, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Op::IoPriority(priority) => write!(f, "io priority {priority:#x}"),
         Op::Scheduler(scheduler) => write!(f, "scheduler {scheduler:?}"),
         Op::CpuAffinity(mask) => write!(f, "cpu affinity {mask:x?}"),
+        Op::MemoryPolicy { mode, nodes } => write!(f, "memory policy {mode:#x} on nodes {nodes:x?}"),
+        Op::SessionKeyring(name) => write!(f, "session keyring {}", Text(name)),
         Op::Dumpable(dumpable) => write!(f, "dumpable {dumpable}"),
         Op::Bounding { keep } => write!(f, "bounding set {keep:#x}"),
         Op::Identity { uid, gid, groups } => write!(f, "become user {uid} group {gid} groups {groups:?}"),

@@ -425,6 +425,16 @@ pub enum Op {
     Scheduler(Scheduler),
     /// sched_setaffinity(2): a mask of CPUs.
     CpuAffinity(Vec<u8>),
+    /// set_mempolicy(2).
+    MemoryPolicy {
+        /// `MPOL_…`, with `MPOL_F_…`.
+        mode: u32,
+        /// A mask of memory nodes.
+        nodes: Vec<u8>,
+    },
+    /// Joins the session keyring of this name, or makes it (keyctl_join_session_keyring(3)), and lets its user
+    /// find it.
+    SessionKeyring(CString),
     /// `PR_SET_DUMPABLE`: 0 hides the process' memory and files from others of the same user.
     Dumpable(bool),
     /// Drops every capability that is not named from the bounding set.
