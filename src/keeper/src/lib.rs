@@ -10,4 +10,4 @@ mod log;
 pub mod protocol;
 mod server;
 
-pub use server::{Options, RunError, run};
+pub use server::{LogLevel, Options, RunError, run};

@@ -14,7 +14,8 @@ Usage: berth-keeper [--socket PATH] [--state DIR]
 Options:
   --socket PATH      where to listen [default: /run/berth/keeper.sock]
   --state DIR        for small files that die with the boot [default: /run/berth/keeper]
-  --log-level LEVEL  accepted for symmetry with the daemon; the keeper logs only what went wrong
+  --log-level LEVEL  error, warn or info: failures alone, degradations too, or also what starts
+                     and ends [default: warn]
   -h, --help         this text
   -V, --version      the version
 
@@ -49,8 +50,11 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut options =
-        keeper::Options { socket: "/run/berth/keeper.sock".into(), state: "/run/berth/keeper".into() };
+    let mut options = keeper::Options {
+        socket: "/run/berth/keeper.sock".into(),
+        state: "/run/berth/keeper".into(),
+        log_level: keeper::LogLevel::default(),
+    };
     while let Some(argument) = arguments.next() {
         let (name, inline) = match argument.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -65,7 +69,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
             "-V" | "--version" => return Ok(Command::Version),
             "--socket" => options.socket = PathBuf::from(value()?),
             "--state" => options.state = PathBuf::from(value()?),
-            "--log-level" => drop(value()?),
+            "--log-level" => options.log_level = value()?.parse()?,
             _ => return Err(format!("unknown argument {name}")),
         }
     }

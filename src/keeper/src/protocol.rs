@@ -90,6 +90,28 @@ pub enum Request {
     Upgrade,
 }
 
+impl Request {
+    /// Its name as it goes over the socket.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::Hello { .. } => "hello",
+            Request::Subscribe => "subscribe",
+            Request::List => "list",
+            Request::CreateNamespaces { .. } => "create_namespaces",
+            Request::DropNamespaces { .. } => "drop_namespaces",
+            Request::Start(_) => "start",
+            Request::Exec(_) => "exec",
+            Request::Attach { .. } => "attach",
+            Request::CloseStdin { .. } => "close_stdin",
+            Request::ReopenLog { .. } => "reopen_log",
+            Request::Release { .. } => "release",
+            Request::Shutdown => "shutdown",
+            Request::Upgrade => "upgrade",
+        }
+    }
+}
+
 /// Which namespaces a sandbox needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceSpec {

@@ -10,6 +10,7 @@ mod connection;
 mod exec;
 mod external;
 mod failure;
+mod journal;
 mod namespaces;
 mod process;
 mod reap;
@@ -29,6 +30,7 @@ use sys::socket::Listener;
 
 use self::births::Birth;
 use self::connection::Connection;
+pub use self::journal::LogLevel;
 use self::namespaces::{Making, Pinned};
 use self::process::Process;
 use self::reap::Owner;
@@ -52,6 +54,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Directory for small files that die with the boot.
     pub state: PathBuf,
+    /// How much it says on standard error.
+    pub log_level: LogLevel,
 }
 
 /// Why the keeper cannot run.
@@ -82,6 +86,7 @@ pub enum RunError {
 
 /// Serves until told to end. Degradations are written to standard error, as lines for the journal.
 pub fn run(options: Options) -> Result<(), RunError> {
+    journal::set_level(options.log_level);
     Keeper::new(options)?.serve()
 }
 
@@ -305,8 +310,17 @@ fn degrade<T>(operation: &str, result: io::Result<T>) {
     }
 }
 
-/// The keeper has no logger of its own: standard error is the journal's.
 fn warn(message: &str) {
-    use std::io::Write;
-    let _ = writeln!(io::stderr(), "berth-keeper: {message}");
+    journal::say(LogLevel::Warn, message);
+}
+
+fn fail_loudly(message: &str) {
+    journal::say(LogLevel::Error, message);
+}
+
+/// Says what has changed, if anybody wants to know.
+fn inform(message: impl FnOnce() -> String) {
+    if journal::says(LogLevel::Info) {
+        journal::say(LogLevel::Info, &message());
+    }
 }

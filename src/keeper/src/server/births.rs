@@ -180,6 +180,7 @@ impl Keeper {
             external,
         };
         self.owners.insert(pid, Owner::Process(birth.id.clone()));
+        super::inform(|| format!("{} runs as process {pid}", birth.id));
         let started = Reply::Started {
             pid,
             start_time,

@@ -79,6 +79,7 @@ impl Keeper {
                 if let Some(pid) = pinned.init_pid() {
                     self.owners.insert(pid, Owner::Init(making.key.clone()));
                 }
+                super::inform(|| format!("namespaces of {} are made", making.key));
                 self.namespaces.insert(making.key.clone(), pinned);
                 self.answer_namespaces(making.client, &making.key);
             }
@@ -102,6 +103,7 @@ impl Keeper {
     /// Forgets namespaces. With an init the answer waits until it is gone, so that its cgroup is free.
     pub(super) fn drop_namespaces(&mut self, client: Client, key: &str) -> Result<Option<Reply>, Failure> {
         let Some(pinned) = self.namespaces.remove(key) else { return Ok(Some(Reply::Done)) };
+        super::inform(|| format!("namespaces of {key} are dropped"));
         let Some(init) = pinned.init else { return Ok(Some(Reply::Done)) };
         sys::pidfd::signal(init.pidfd.as_fd(), SIGKILL)
             .map_err(|error| io(&format!("kill the init of {key}"), &error))?;

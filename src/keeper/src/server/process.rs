@@ -94,6 +94,7 @@ impl Keeper {
             return;
         };
         process.exit = Some(ending.exit);
+        super::inform(|| format!("{id} ended with code {}", ending.exit.code));
         self.emit(&Event::Exited { id: id.to_owned(), exit: ending.exit });
     }
 

@@ -2,8 +2,8 @@
 
 use sys::pidfd::WaitStatus;
 
+use super::Keeper;
 use super::requests::Client;
-use super::{Keeper, warn};
 use crate::protocol::Reply;
 
 /// What a child was started for. A child without an owner is an adopted orphan.
@@ -38,7 +38,9 @@ impl Keeper {
             let pid = match sys::reaper::peek_dead_child() {
                 Ok(Some(pid)) => pid,
                 Ok(None) => return,
-                Err(error) => return warn(&format!("look for children that have ended: {error}")),
+                Err(error) => {
+                    return super::fail_loudly(&format!("look for children that have ended: {error}"));
+                }
             };
             if let Some(Owner::Birth(birth)) = self.owners.get(&pid) {
                 // It may have come to run its program, and that program to its end, before we looked.
@@ -47,7 +49,7 @@ impl Keeper {
             match sys::reaper::reap(pid) {
                 Ok(Some(status)) => self.ended(pid, status),
                 Ok(None) => {}
-                Err(error) => return warn(&format!("reap child {pid}: {error}")),
+                Err(error) => return super::fail_loudly(&format!("reap child {pid}: {error}")),
             }
         }
     }

@@ -47,6 +47,11 @@ impl Keeper {
             return self.fail(client, invalid("the first request must be hello".into()));
         }
         let attached = Attached(frame.fds.into_iter().map(Some).collect());
+        if super::journal::says(super::LogLevel::Debug) {
+            let text =
+                format!("request {} on connection {connection}: {}", client.request, envelope.request.name());
+            super::journal::say(super::LogLevel::Debug, &text);
+        }
         // Requests that take a while answer later; the others say what to answer now.
         let answer = match envelope.request {
             Request::Hello { version } => self.hello(connection, version).map(Some),

@@ -137,7 +137,7 @@ impl Keeper {
             Some(stopped) => self.execute(stopped),
             None => io::Error::other("a log's file system does not answer"),
         };
-        warn(&format!("not upgrading: {result}"));
+        super::fail_loudly(&format!("not upgrading: {result}"));
         if let Some(stopped) = stopped {
             // The descriptors are still open under the numbers in the state.
             stopped.fds.into_iter().for_each(|fd| self.kept.push(fd));
@@ -152,13 +152,13 @@ impl Keeper {
         for process in state.processes {
             let id = process.id.clone();
             if let Err(error) = self.restore_process(process) {
-                warn(&format!("take over {id}: {error}"));
+                super::fail_loudly(&format!("take over {id}: {error}"));
             }
         }
         for namespaces in state.namespaces {
             let key = namespaces.key.clone();
             if let Err(error) = self.restore_namespaces(namespaces) {
-                warn(&format!("take over the namespaces of {key}: {error}"));
+                super::fail_loudly(&format!("take over the namespaces of {key}: {error}"));
             }
         }
         self.add_outputs(state.outputs, |_, number| sys::reaper::inherit(number));
@@ -221,7 +221,7 @@ impl Keeper {
                         process.pump = Some(pump);
                     }
                 }
-                Err(error) => warn(&format!("take over the output of {key}: {error}")),
+                Err(error) => super::fail_loudly(&format!("take over the output of {key}: {error}")),
             }
         }
     }

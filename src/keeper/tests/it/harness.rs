@@ -41,6 +41,23 @@ impl Keeper {
         Client { sender, receiver, last: 0, events: Vec::new() }
     }
 
+    /// Everything below the keeper in the tree of processes.
+    fn descendants(&self) -> Vec<OwnedFd> {
+        let mut found = Vec::new();
+        let mut parents = vec![self.child.id()];
+        while let Some(parent) = parents.pop() {
+            let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+            for task in tasks {
+                let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                    found.extend(sys::pidfd::open(pid));
+                    parents.push(pid);
+                }
+            }
+        }
+        found
+    }
+
     /// Descriptors the keeper has open.
     pub(crate) fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
@@ -55,13 +72,17 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        for pid in self.children() {
-            if let Ok(pidfd) = sys::pidfd::open(pid) {
-                let _ = sys::pidfd::signal(pidfd.as_fd(), 9);
-            }
-        }
+        let left = self.descendants();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pidfd in &left {
+            // Most have ended by then.
+            let _ = sys::pidfd::signal(pidfd.as_fd(), 9);
+        }
+        for pidfd in left {
+            let ended = sys::pidfd::wait_readable(pidfd.as_fd(), 10_000).unwrap();
+            assert!(ended || std::thread::panicking(), "a process of this test survives it");
+        }
     }
 }
 
