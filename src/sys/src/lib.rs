@@ -27,6 +27,7 @@ pub mod path;
 #[allow(unsafe_code)]
 pub mod pidfd;
 pub mod pipe;
+pub mod port;
 pub mod proc;
 #[allow(unsafe_code)]
 pub mod process;

@@ -10,7 +10,9 @@ mod link;
 mod socket;
 pub(crate) mod wire;
 
-pub use batch::{AddressFlags, Batch, BridgePort, LinkChange, LinkRef, RouteSpec, Veth};
+pub use batch::{
+    AddressFlags, Batch, BridgePort, LinkChange, LinkRef, Macvlan, MacvlanMode, RouteSpec, Veth,
+};
 pub use counters::{CounterReader, InterfaceCounters, interface_counters};
 pub use link::{Address, Link, LinkStats, Mac};
 pub(crate) use socket::{Connection, Reply};

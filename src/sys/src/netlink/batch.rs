@@ -9,6 +9,8 @@ use super::socket::libc_flag;
 use super::wire::Writer;
 
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_VLAN_ID: u16 = 1;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -46,6 +48,36 @@ pub struct Veth<'a> {
     /// Index of the bridge that the end here becomes a port of.
     pub master: Option<u32>,
     /// Largest packet of both ends.
+    pub mtu: Option<u32>,
+}
+
+/// How the interfaces of one parent see each other, `MACVLAN_MODE_`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Not at all.
+    Private = 1,
+    /// Over the switch outside.
+    Vepa = 2,
+    /// Directly.
+    Bridge = 4,
+    /// There is only one, and it is the parent.
+    Passthru = 8,
+}
+
+/// An interface of its own hardware address on a link of the host, born in another namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Macvlan<'a> {
+    /// Its name there.
+    pub name: &'a str,
+    /// Where it is born.
+    pub netns: BorrowedFd<'a>,
+    /// Index of the link here that it is on.
+    pub parent: u32,
+    /// How it sees its neighbours on the same link.
+    pub mode: MacvlanMode,
+    /// Its hardware address; `None` lets the kernel choose.
+    pub mac: Option<Mac>,
+    /// Largest packet.
     pub mtu: Option<u32>,
 }
 
@@ -167,6 +199,52 @@ impl Batch {
         self.tolerate(libc::EEXIST);
     }
 
+    /// Creates a macvlan interface in another namespace.
+    pub fn macvlan(&mut self, macvlan: &Macvlan<'_>) {
+        self.add("create macvlan", macvlan.name, libc::RTM_NEWLINK, CREATE | EXCL, |w| {
+            link_header(w, 0, 0, 0);
+            w.attr_str(libc::IFLA_IFNAME, macvlan.name);
+            w.attr_u32(libc::IFLA_LINK, macvlan.parent);
+            w.attr_u32(libc::IFLA_NET_NS_FD, macvlan.netns.as_raw_fd().cast_unsigned());
+            if let Some(mac) = macvlan.mac {
+                w.attr(libc::IFLA_ADDRESS, &mac.0);
+            }
+            if let Some(mtu) = macvlan.mtu {
+                w.attr_u32(libc::IFLA_MTU, mtu);
+            }
+            w.nest(libc::IFLA_LINKINFO, |w| {
+                w.attr_str(IFLA_INFO_KIND, "macvlan");
+                w.nest(IFLA_INFO_DATA, |w| w.attr_u32(IFLA_MACVLAN_MODE, macvlan.mode as u32));
+            });
+        });
+    }
+
+    /// Creates the link of a VLAN on a parent, up; having it already is fine.
+    pub fn vlan(&mut self, name: &str, parent: u32, id: u16) {
+        self.add("create vlan", name, libc::RTM_NEWLINK, CREATE | EXCL, |w| {
+            let up = libc::IFF_UP.cast_unsigned();
+            link_header(w, 0, up, up);
+            w.attr_str(libc::IFLA_IFNAME, name);
+            w.attr_u32(libc::IFLA_LINK, parent);
+            w.nest(libc::IFLA_LINKINFO, |w| {
+                w.attr_str(IFLA_INFO_KIND, "vlan");
+                w.nest(IFLA_INFO_DATA, |w| w.attr(IFLA_VLAN_ID, &id.to_ne_bytes()));
+            });
+        });
+        self.tolerate(libc::EEXIST);
+    }
+
+    /// Creates a link that leads nowhere, up; having it already is fine.
+    pub fn dummy(&mut self, name: &str) {
+        self.add("create dummy link", name, libc::RTM_NEWLINK, CREATE | EXCL, |w| {
+            let up = libc::IFF_UP.cast_unsigned();
+            link_header(w, 0, up, up);
+            w.attr_str(libc::IFLA_IFNAME, name);
+            w.nest(libc::IFLA_LINKINFO, |w| w.attr_str(IFLA_INFO_KIND, "dummy"));
+        });
+        self.tolerate(libc::EEXIST);
+    }
+
     /// Changes a link.
     pub fn change(&mut self, link: LinkRef<'_>, change: LinkChange) {
         let up = if change.up { libc::IFF_UP.cast_unsigned() } else { 0 };
@@ -246,6 +324,27 @@ impl Batch {
             format!("{ip}/{prefix_len}{}", route.gateway.map_or_else(String::new, |g| format!(" via {g}")));
         self.add("add route", &object, libc::RTM_NEWROUTE, CREATE | EXCL, |w| route_body(w, route));
         self.tolerate(libc::EEXIST);
+    }
+
+    /// Adds a route in the place of one with the same destination, if there is one.
+    pub fn replace_route(&mut self, route: &RouteSpec) {
+        let object = format!("{}/{}", route.destination.0, route.destination.1);
+        self.add("replace route", &object, libc::RTM_NEWROUTE, CREATE | REPLACE, |w| route_body(w, route));
+    }
+
+    /// Removes the default route of a family; its absence is fine.
+    pub fn remove_default_route(&mut self, is_ipv6: bool) {
+        let any: IpAddr = if is_ipv6 {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv4Addr::UNSPECIFIED.into()
+        };
+        self.add("remove route", &format!("{any}/0"), libc::RTM_DELROUTE, 0, |w| {
+            // RT_SCOPE_NOWHERE and no type match any (ip-route(8) does the same).
+            w.put(&[family(any), 0, 0, 0, libc::RT_TABLE_MAIN, 0, libc::RT_SCOPE_NOWHERE, 0]);
+            w.put(&0u32.to_ne_bytes());
+        });
+        self.tolerate(libc::ESRCH);
     }
 
     /// Sets a permanent neighbour.

@@ -166,6 +166,21 @@ pub(super) fn parse_address(payload: &[u8]) -> Option<Address> {
     Some(Address { link, address, prefix_len, scope, flags })
 }
 
+/// Where a route of the main or another table leads to; the default route, and local and broadcast ones, are none.
+pub(super) fn parse_destination(payload: &[u8]) -> Option<(IpAddr, u8)> {
+    let (prefix_len, kind) = (*payload.get(1)?, *payload.get(7)?);
+    if prefix_len == 0 || kind != libc::RTN_UNICAST {
+        return None;
+    }
+    let value = attribute(payload.get(12..)?, libc::RTA_DST)?;
+    let address = match value.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(value).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(value).ok()?),
+        _ => return None,
+    };
+    Some((address, prefix_len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -297,4 +297,11 @@ impl Route {
             self.connection.request(libc::RTM_GETADDR, libc_flag(libc::NLM_F_DUMP), |w| w.put(&[0; 8]))?;
         Ok(replies.iter().filter_map(|r| link::parse_address(&r.payload)).collect())
     }
+
+    /// Where unicast routes lead to, of all tables and both families, without default routes.
+    pub fn destinations(&mut self) -> io::Result<Vec<(std::net::IpAddr, u8)>> {
+        let replies =
+            self.connection.request(libc::RTM_GETROUTE, libc_flag(libc::NLM_F_DUMP), |w| w.put(&[0; 12]))?;
+        Ok(replies.iter().filter_map(|r| link::parse_destination(&r.payload)).collect())
+    }
 }

@@ -14,6 +14,9 @@ const VERDICT_REGISTER: u32 = 0;
 const NAT_DNAT: u32 = 1;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_DADDR: u32 = 2;
+const FIB_RESULT_OIF: u32 = 1;
+const FIB_SADDR: u32 = 1;
+const FIB_IIF: u32 = 1 << 3;
 const RANDOM_FULLY: u32 = 1 << 4;
 
 /// What `meta` loads.
@@ -128,6 +131,26 @@ impl Rule {
             w.attr_be32(1, FIRST_REGISTER + register);
             w.attr_be32(2, FIB_RESULT_ADDRTYPE);
             w.attr_be32(3, FIB_DADDR);
+        })
+    }
+
+    /// Loads the index of the link by which an answer to the source would leave, if that is where the packet came from,
+    /// and 0 otherwise.
+    #[must_use]
+    pub fn reverse_path(self, register: u32) -> Self {
+        self.expression("fib", |w| {
+            w.attr_be32(1, FIRST_REGISTER + register);
+            w.attr_be32(2, FIB_RESULT_OIF);
+            w.attr_be32(3, FIB_SADDR | FIB_IIF);
+        })
+    }
+
+    /// Loads a constant.
+    #[must_use]
+    pub fn constant(self, register: u32, value: &[u8]) -> Self {
+        self.expression("immediate", |w| {
+            w.attr_be32(1, FIRST_REGISTER + register);
+            w.nest(2, |w| w.attr(DATA_VALUE, value));
         })
     }
 
