@@ -16,8 +16,8 @@ use crate::host;
 use crate::ipam::{Lease, RangeSet, Refused};
 use crate::network::{Network, State};
 use crate::plugins::bridge::{Conf, Ipam, Plan};
-use crate::plugins::{Builtin, host_local, portmap};
-use crate::record::{Key, Published, Record, Stage};
+use crate::plugins::{Builtin, host_local, macvlan, portmap};
+use crate::record::{Gate, Key, Published, Record, Stage};
 use crate::result::{Attached, Dns, Interface, Ip};
 
 /// A checked request: nothing in it can fail for being malformed any more.
@@ -80,8 +80,10 @@ impl Network {
             }
         }
         for plugin in attachment.conflist.plugins() {
-            if let Some(Builtin::Bridge(conf)) = self.builtin(plugin) {
-                request.read_bridge(plugin, conf)?;
+            match self.builtin(plugin) {
+                Some(Builtin::Bridge(conf)) => request.read_addressing(plugin, conf.ipam.as_ref())?,
+                Some(Builtin::Macvlan(conf)) => request.read_addressing(plugin, conf.ipam.as_ref())?,
+                Some(Builtin::Portmap(_) | Builtin::Firewall(_) | Builtin::Loopback) | None => {}
             }
         }
         Ok(request)
@@ -121,8 +123,11 @@ impl Network {
             matches!(self.builtin(p), Some(Builtin::Portmap(_))) && p.has_capability("portMappings")
         };
         let publishes = conflist.plugins().iter().any(is_ours);
-        if publishes && let Some(mapping) = record.ports.iter().find(|m| host::is_port_bound(m)) {
-            let owner = "a process of the host".to_owned();
+        record.holds_ports = conflist.plugins().iter().any(is_of_user_network) && !record.ports.is_empty();
+        if record.holds_ports {
+            self.check_held(&record)?;
+        } else if publishes && let Some(mapping) = record.ports.iter().find(|m| host::is_port_bound(m)) {
+            let owner = crate::error::HOST_PROCESS.to_owned();
             return Err(Error::HostPortTaken { mapping: mapping.clone(), owner });
         }
         if conflist.plugins().iter().any(|p| matches!(self.builtin(p), Some(Builtin::Bridge(_)))) {
@@ -211,6 +216,14 @@ impl Network {
     }
 }
 
+fn is_of_user_network(plugin: &Plugin) -> bool {
+    match &plugin.builtin {
+        Some(Builtin::Bridge(conf)) => conf.user.is_some(),
+        Some(Builtin::Macvlan(_)) => true,
+        Some(Builtin::Portmap(_) | Builtin::Firewall(_) | Builtin::Loopback) | None => false,
+    }
+}
+
 /// Gives back the leases of a record.
 pub(crate) fn release(state: &mut State, record: &Record) {
     if let Some(pool) = state.pools.get_mut(&record.network) {
@@ -244,7 +257,7 @@ pub(crate) fn path_of(netns: BorrowedFd<'_>) -> String {
 }
 
 impl Request<'_> {
-    fn read_bridge(&mut self, plugin: &Plugin, conf: &Conf) -> Result<(), Error> {
+    fn read_addressing(&mut self, plugin: &Plugin, ipam: Option<&Ipam>) -> Result<(), Error> {
         let given = self.attachment.capabilities;
         let from_conf = plugin.conf().get("args").and_then(|a| a.get("cni"));
         let mac_arg = from_conf.and_then(|a| a.get("mac")).and_then(Value::as_str);
@@ -258,7 +271,7 @@ impl Request<'_> {
             let invalid = |()| Error::Request { what: "hardware address", text: text.to_owned() };
             self.mac = Some(text.parse().map_err(invalid)?);
         }
-        let Some(Ipam::HostLocal(ipam)) = &conf.ipam else { return Ok(()) };
+        let Some(Ipam::HostLocal(ipam)) = ipam else { return Ok(()) };
         let mut addresses: Vec<String> = Vec::new();
         if plugin.has_capability("ips") {
             addresses.extend(given.ips.iter().cloned());
@@ -301,6 +314,7 @@ impl Chain<'_> {
                     ours = true;
                     self.portmap(record, plugin, conf)?;
                 }
+                Some(Builtin::Macvlan(conf)) => self.macvlan(record, plugin, conf)?,
                 Some(Builtin::Firewall(conf)) => record.rules.policy = conf.ingress_policy,
                 Some(Builtin::Loopback) => Network::loopback_up(self.attachment.netns)?,
                 None => {
@@ -347,7 +361,7 @@ impl Chain<'_> {
     }
 
     fn bridge(&mut self, record: &mut Record, plugin: &Plugin, conf: &Conf) -> Result<(), Error> {
-        let addressing = self.addressing(record, plugin, conf)?;
+        let addressing = self.addressing(record, plugin, conf.ipam.as_ref())?;
         let host_link = record.host_link.clone().unwrap_or_default();
         let mut plan = Plan {
             conf,
@@ -362,6 +376,7 @@ impl Chain<'_> {
         let mut attached = plan.apply(&self.network.bridges, self.attachment.netns)?;
         attached.dns = addressing.dns;
         record.rules.masquerade = conf.ip_masq;
+        record.rules.user.clone_from(&conf.user);
         record.rules.links = vec![conf.bridge.clone()];
         if conf.macspoofchk {
             let mac = attached.interfaces.last().and_then(|i| i.mac.parse::<Mac>().ok());
@@ -371,9 +386,23 @@ impl Chain<'_> {
         Ok(())
     }
 
+    fn macvlan(&mut self, record: &Record, plugin: &Plugin, conf: &macvlan::Conf) -> Result<(), Error> {
+        let addressing = self.addressing(record, plugin, conf.ipam.as_ref())?;
+        let plan = macvlan::Plan {
+            conf,
+            ifname: self.attachment.ifname,
+            mac: self.mac,
+            ips: addressing.ips,
+            netns_name: self.netns_name.clone(),
+        };
+        let attached = plan.apply(self.attachment.netns)?;
+        self.previous = Some(attached.to_value(self.attachment.conflist.version()));
+        Ok(())
+    }
+
     /// Addresses, routes and DNS from the network's address management.
-    fn addressing(&self, record: &Record, plugin: &Plugin, conf: &Conf) -> Result<Attached, Error> {
-        let mut attached = match &conf.ipam {
+    fn addressing(&self, record: &Record, plugin: &Plugin, ipam: Option<&Ipam>) -> Result<Attached, Error> {
+        let mut attached = match ipam {
             None | Some(Ipam::None) => Attached::default(),
             Some(Ipam::HostLocal(ipam)) => local_addressing(record, ipam),
             Some(Ipam::Foreign(kind)) => {
@@ -397,6 +426,12 @@ impl Chain<'_> {
         }
         let attached = self.typed()?;
         record.rules.published = published(&record.ports, &attached);
+        if let Some(user) = &record.rules.user {
+            let is_translated = |p: &Published| user.gate(p.target.is_ipv6()) != Gate::Routed;
+            record.rules.published.retain(is_translated);
+            record.rules.open = record.ports.iter().map(|p| (p.protocol, p.container_port)).collect();
+            record.rules.open.dedup();
+        }
         record.rules.hairpin = conf.snat;
         if record.rules.links.is_empty() {
             let on_host = |i: &&Interface| i.sandbox.as_deref().unwrap_or_default().is_empty();

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
-use crate::plugins::{Builtin, bridge, firewall, portmap};
+use crate::plugins::{Builtin, bridge, firewall, macvlan, portmap};
 
 /// A version of the CNI specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -271,6 +271,9 @@ impl Parser<'_> {
             "portmap" => Some(Builtin::Portmap(serde_json::from_str::<portmap::Conf>(part).map_err(typed)?)),
             "firewall" => {
                 Some(Builtin::Firewall(serde_json::from_str::<firewall::Conf>(part).map_err(typed)?))
+            }
+            macvlan::TYPE => {
+                Some(Builtin::Macvlan(Box::new(serde_json::from_str::<macvlan::Conf>(part).map_err(typed)?)))
             }
             "loopback" => Some(Builtin::Loopback),
             _ => None,

@@ -53,6 +53,11 @@ impl Network {
         {
             errors.push(error);
         }
+        if let (true, Some(netns)) = (detachment.netns_survives, detachment.netns)
+            && let Err(error) = delete_inner_link(&record, netns)
+        {
+            errors.push(error);
+        }
         self.finish(&record, errors)
     }
 
@@ -69,6 +74,10 @@ impl Network {
         }
         release(&mut state, record);
         state.records.remove(&key);
+        drop(state);
+        if record.holds_ports {
+            self.free_ports(&record.sandbox);
+        }
         Ok(())
     }
 
@@ -102,7 +111,9 @@ impl Network {
                 }
                 Some(Ipam::HostLocal(_) | Ipam::None) | None => return Ok(()),
             },
-            Some(Builtin::Portmap(_) | Builtin::Firewall(_) | Builtin::Loopback) => return Ok(()),
+            Some(Builtin::Macvlan(_) | Builtin::Portmap(_) | Builtin::Firewall(_) | Builtin::Loopback) => {
+                return Ok(());
+            }
         };
         let with_previous = later.conflist.version() >= Version::V0_4_0;
         let previous = later.record.result.as_ref().filter(|_| with_previous);
@@ -244,6 +255,17 @@ impl Network {
             }
         }
     }
+}
+
+/// The interfaces of a network without a link on the host for each are deleted where they are.
+fn delete_inner_link(record: &Record, netns: BorrowedFd<'_>) -> Result<(), Error> {
+    let Ok(conflist) = Conflist::parse(&record.conflist) else { return Ok(()) };
+    if !conflist.plugins().iter().any(|p| matches!(p.builtin, Some(Builtin::Macvlan(_)))) {
+        return Ok(());
+    }
+    let name = record.ifname.as_str();
+    sys::ns::in_netns(netns, || delete_link(Some(name)))
+        .map_err(Error::kernel("enter network namespace for", name))?
 }
 
 fn delete_link(name: Option<&str>) -> Result<(), Error> {

@@ -9,6 +9,9 @@ use oci::SandboxId;
 
 use crate::attachment::PortMapping;
 
+/// The owner of a port that no sandbox has.
+pub(crate) const HOST_PROCESS: &str = "a process of the host";
+
 /// Coarse class of an [`Error`], for the caller's own error mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -143,6 +146,11 @@ impl Error {
     /// Whether a plugin was not run because there is no program for it.
     pub(crate) fn is_missing_program(&self) -> bool {
         matches!(self, Self::Plugin(error) if matches!(error.failure, PluginFailure::NotFound { .. }))
+    }
+
+    /// Whether a port is taken by a process of the host, not by a sandbox.
+    pub fn is_port_of_host(&self) -> bool {
+        matches!(self, Self::HostPortTaken { owner, .. } if owner == HOST_PROCESS)
     }
 
     /// The class of the error.

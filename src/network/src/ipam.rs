@@ -18,6 +18,10 @@ pub(crate) struct Range {
     start: u128,
     end: u128,
     gateway: Option<IpAddr>,
+    /// Bounds of the addresses that may be asked for.
+    statics: (u128, u128),
+    /// Addresses that are never handed out.
+    reserved: Vec<IpAddr>,
 }
 
 /// Ranges that together give one address.
@@ -78,7 +82,8 @@ impl Range {
         if gateway.is_ipv4() != subnet.addr().is_ipv4() {
             return Err(format!("gateway {gateway} is of another family than subnet {subnet}"));
         }
-        Ok(Self { subnet, start, end, gateway: Some(gateway) })
+        let statics = (start, end);
+        Ok(Self { subnet, start, end, gateway: Some(gateway), statics, reserved: Vec::new() })
     }
 
     fn is_ipv4(&self) -> bool {
@@ -86,7 +91,7 @@ impl Range {
     }
 
     fn contains(&self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == self.is_ipv4() && (self.start..=self.end).contains(&number(ip))
+        ip.is_ipv4() == self.is_ipv4() && (self.statics.0..=self.statics.1).contains(&number(ip))
     }
 
     fn lease(&self, ip: IpAddr) -> Option<Lease> {
@@ -111,6 +116,19 @@ impl RangeSet {
         Ok(Self(ranges))
     }
 
+    /// Lets every host address of its networks be asked for, whatever is handed out without being asked for, and
+    /// keeps some addresses back from both.
+    #[must_use]
+    pub(crate) fn for_user_network(mut self, reserved: &[IpAddr]) -> Self {
+        for range in &mut self.0 {
+            let subnet = range.subnet;
+            let last = number(subnet.broadcast()) - u128::from(range.is_ipv4());
+            range.statics = (number(subnet.network()) + 1, last);
+            range.reserved = reserved.to_vec();
+        }
+        self
+    }
+
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|r| r.contains(ip))
     }
@@ -131,7 +149,7 @@ impl RangeSet {
     }
 
     fn is_gateway(&self, ip: IpAddr) -> bool {
-        self.0.iter().any(|r| r.gateway == Some(ip))
+        self.0.iter().any(|r| r.gateway == Some(ip) || r.reserved.contains(&ip))
     }
 }
 
@@ -193,7 +211,9 @@ impl Pool {
             return Err(Refused::Taken(ip, owner.clone()));
         }
         if set.is_gateway(ip) {
-            return Err(Refused::Taken(ip, "the gateway".to_owned()));
+            let is_reserved = set.0.iter().any(|r| r.reserved.contains(&ip));
+            let owner = if is_reserved { "a host outside" } else { "the gateway" };
+            return Err(Refused::Taken(ip, owner.to_owned()));
         }
         let lease = set.0.iter().find(|r| r.contains(ip)).and_then(|r| r.lease(ip));
         lease.ok_or(Refused::Outside(ip))

@@ -36,6 +36,7 @@ mod plugins;
 mod record;
 mod result;
 mod rules;
+mod user;
 
 pub use attachment::{
     Attachment, Bandwidth, Capabilities, Detachment, IpRange, PortMapping, Protocol, ValidAttachment,
@@ -44,3 +45,6 @@ pub use conflist::{Conflist, Plugin, PluginType, Version};
 pub use error::{ConfigError, Error, ErrorKind, NotReady, PluginError, PluginFailure};
 pub use network::{Change, GcReport, Network, Options, Watcher};
 pub use result::{Attached, Dns, Interface, Ip, Route};
+pub use user::{
+    AddressPool, AddressPools, Gateway, NetworkSpec, Outlet, PortRequest, SpecDriver, is_private,
+};

@@ -19,6 +19,7 @@ use crate::plugins::{Builtin, bridge};
 use crate::record::{Key, Record, Store};
 use crate::result::Attached;
 use crate::rules::Tables;
+use crate::user::HeldPorts;
 
 /// Where a [`Network`] finds and keeps its things.
 #[derive(Debug, Clone)]
@@ -103,6 +104,7 @@ pub struct Network {
     pub(crate) bridges: bridge::Bridges,
     /// Begins the names of host links of this state directory, so that garbage collection knows its own.
     pub(crate) link_prefix: String,
+    held: Mutex<HeldPorts>,
     loaded: RwLock<Loaded>,
     state: Mutex<State>,
     /// Subnets of the built-in network.
@@ -150,6 +152,7 @@ impl Network {
             tables: Tables::new(&options.table),
             bridges: bridge::Bridges::default(),
             link_prefix: link_prefix(options.state_dir.as_os_str().as_encoded_bytes()),
+            held: Mutex::default(),
             loaded: RwLock::default(),
             subnets: RwLock::new((options.subnet, options.subnet6)),
             state: Mutex::new(State { records, pools: HashMap::new() }),
@@ -158,6 +161,7 @@ impl Network {
         };
         network.reload()?;
         network.tables.repair(&|| network.records())?;
+        network.hold_again();
         Ok(network)
     }
 
@@ -294,6 +298,10 @@ impl Network {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn held(&self) -> MutexGuard<'_, HeldPorts> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn records(&self) -> Vec<Record> {

@@ -3,6 +3,7 @@
 pub(crate) mod bridge;
 pub(crate) mod firewall;
 pub(crate) mod host_local;
+pub(crate) mod macvlan;
 pub(crate) mod portmap;
 
 /// A built-in plugin with its checked configuration.
@@ -14,6 +15,8 @@ pub(crate) enum Builtin {
     Portmap(portmap::Conf),
     /// Decides what may be forwarded to the sandbox.
     Firewall(firewall::Conf),
+    /// Gives the sandbox an interface on a link of the host.
+    Macvlan(Box<macvlan::Conf>),
     /// Sets the loopback interface up.
     Loopback,
 }
@@ -25,6 +28,7 @@ impl Builtin {
             Self::Bridge(conf) => conf.validate(),
             Self::Portmap(conf) => conf.validate(),
             Self::Firewall(conf) => conf.validate(),
+            Self::Macvlan(conf) => conf.validate(),
             Self::Loopback => Ok(()),
         }
     }

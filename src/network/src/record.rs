@@ -12,7 +12,7 @@ use oci::SandboxId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::attachment::{Capabilities, PortMapping};
+use crate::attachment::{Capabilities, PortMapping, Protocol};
 use crate::error::Error;
 use crate::ipam::Lease;
 pub(crate) use crate::plugins::firewall::IngressPolicy;
@@ -56,6 +56,59 @@ pub(crate) struct Rules {
     pub(crate) policy: IngressPolicy,
     /// Host link and hardware address that frames must come from.
     pub(crate) bound_mac: Option<(String, [u8; 6])>,
+    /// What else holds on the bridge of a user network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<UserLink>,
+    /// Ports that may be reached at the sandbox' own address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) open: Vec<(Protocol, u16)>,
+}
+
+/// How one family of addresses of a user network is reached from elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Gate {
+    /// By published ports of the host only.
+    #[default]
+    Nat,
+    /// By published ports, and by all ports of the sandbox' own address.
+    NatUnprotected,
+    /// By published ports of the sandbox' own address.
+    Routed,
+    /// Not at all, and the host has no address in it.
+    Isolated,
+}
+
+/// What holds on the bridge of a user network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct UserLink {
+    /// Traffic neither leaves to nor comes from other links.
+    pub(crate) internal: bool,
+    pub(crate) gate4: Gate,
+    pub(crate) gate6: Gate,
+    /// Whether traffic to elsewhere keeps its source although its family is translated.
+    pub(crate) keep_source: bool,
+    /// Whether the host has no IPv4 address in the network.
+    pub(crate) inhibit_ipv4: bool,
+    /// Links of the host from which sandboxes may be addressed directly.
+    pub(crate) trusted: Vec<String>,
+}
+
+impl UserLink {
+    pub(crate) fn gate(&self, is_ipv6: bool) -> Gate {
+        if is_ipv6 { self.gate6 } else { self.gate4 }
+    }
+
+    /// Whether the bridge does not get this address although it is the gateway.
+    pub(crate) fn has_no_address(&self, gateway: IpAddr) -> bool {
+        self.gate(gateway.is_ipv6()) == Gate::Isolated || (self.inhibit_ipv4 && gateway.is_ipv4())
+    }
+
+    /// Whether traffic of a family to elsewhere is masqueraded.
+    pub(crate) fn masquerades(&self, is_ipv6: bool) -> bool {
+        !self.internal && !self.keep_source && matches!(self.gate(is_ipv6), Gate::Nat | Gate::NatUnprotected)
+    }
 }
 
 /// The record of one attachment.
@@ -83,6 +136,9 @@ pub(crate) struct Record {
     pub(crate) host_link: Option<String>,
     #[serde(default)]
     pub(crate) rules: Rules,
+    /// Whether the host's ports are held by sockets of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) holds_ports: bool,
     /// The plugins' final result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) result: Option<Value>,
@@ -104,6 +160,7 @@ impl Record {
             leases: Vec::new(),
             host_link: None,
             rules: Rules::default(),
+            holds_ports: false,
             result: None,
         }
     }
@@ -198,6 +255,15 @@ impl Store {
             Some((set.parse().ok()?, ip.parse().ok()?))
         };
         text.lines().filter_map(parse).collect()
+    }
+
+    /// Forgets where allocation stopped in a network that is gone.
+    pub(crate) fn remove_cursors(&self, network: &str) -> Result<(), Error> {
+        let path = self.cursors.join(network);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(Error::state("remove", &path)),
+        }
     }
 
     fn path(&self, key: &Key) -> PathBuf {

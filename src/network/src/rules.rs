@@ -84,6 +84,24 @@ impl Tables {
         self.with(|connection| connection.commit_deletions(batch).map_err(|e| self.failed(e)))
     }
 
+    /// Removes what belongs to a link of the host that is gone, or is another network's from now on.
+    pub(crate) fn remove_link(&self, link: &str) -> Result<(), Error> {
+        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let name = name_bytes(link);
+        let mut batch = Batch::new();
+        let mut kept = self.of_links.lock().unwrap_or_else(PoisonError::into_inner);
+        for (set, elements) in kept.iter_mut() {
+            let gone: Vec<_> = elements.iter().filter(|e| e.key.ends_with(&name)).cloned().collect();
+            elements.retain(|e| !e.key.ends_with(&name));
+            batch.delete_elements(layout::family_of(set), &self.name, set, &gone);
+        }
+        drop(kept);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.with(|connection| connection.commit_deletions(batch).map_err(|e| self.failed(e)))
+    }
+
     /// Makes the tables anew, in one transaction.
     pub(crate) fn rebuild(&self, all: &impl Fn() -> Vec<Record>) -> Result<(), Error> {
         let _exclusive = self.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +233,8 @@ fn elements_for(rules: &record::Rules, owner: &str) -> Elements {
     };
     for ip in &rules.addresses {
         add(by_family(*ip, "pods4", "pods6"), address_bytes(*ip), None, owner);
-        if rules.masquerade {
+        let masquerades = rules.user.as_ref().is_none_or(|user| user.masquerades(ip.is_ipv6()));
+        if rules.masquerade && masquerades {
             add(by_family(*ip, "masquerade4", "masquerade6"), address_bytes(*ip), None, owner);
         }
     }
@@ -229,6 +248,9 @@ fn elements_for(rules: &record::Rules, owner: &str) -> Elements {
             }
             record::IngressPolicy::Isolated => add("isolated", name_bytes(link), None, ""),
         }
+    }
+    if let Some(user) = &rules.user {
+        add_user_link(&mut add, rules, user, owner);
     }
     for published in &rules.published {
         let (mapping, target) = (&published.mapping, published.target);
@@ -256,6 +278,41 @@ fn elements_for(rules: &record::Rules, owner: &str) -> Elements {
         add("allowed_macs", [name_bytes(link), mac].concat(), None, owner);
     }
     elements
+}
+
+/// What holds on the bridges of user networks.
+fn add_user_link(
+    add: &mut impl FnMut(&'static str, Vec<u8>, Option<Vec<u8>>, &str),
+    rules: &record::Rules,
+    user: &record::UserLink,
+    owner: &str,
+) {
+    for link in &rules.links {
+        add("checked_sources", name_bytes(link), None, "");
+        if user.internal {
+            add("internal", name_bytes(link), None, "");
+        }
+        for (is_ipv6, guarded, routed) in [(false, "guarded4", "routed4"), (true, "guarded6", "routed6")] {
+            match user.gate(is_ipv6) {
+                record::Gate::NatUnprotected => {}
+                record::Gate::Routed => {
+                    add(guarded, name_bytes(link), None, "");
+                    add(routed, name_bytes(link), None, "");
+                }
+                record::Gate::Nat | record::Gate::Isolated => add(guarded, name_bytes(link), None, ""),
+            }
+        }
+        for trusted in &user.trusted {
+            add("trusted_pairs", [name_bytes(trusted), name_bytes(link)].concat(), None, "");
+        }
+    }
+    for ip in rules.addresses.iter().filter(|ip| user.gate(ip.is_ipv6()) == record::Gate::Routed) {
+        for (protocol, port) in &rules.open {
+            let protocol = vec![protocol.number(), 0, 0, 0];
+            let key = [protocol, address_bytes(*ip), port_bytes(*port)].concat();
+            add(by_family(*ip, "open4", "open6"), key, None, owner);
+        }
+    }
 }
 
 fn by_family(ip: IpAddr, v4: &'static str, v6: &'static str) -> &'static str {

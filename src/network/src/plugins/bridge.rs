@@ -53,6 +53,9 @@ pub(crate) struct Conf {
     vlan_trunk: Vec<Value>,
     #[serde(default)]
     pub(crate) ipam: Option<Ipam>,
+    /// Set for user networks.
+    #[serde(default, rename = "berthUser")]
+    pub(crate) user: Option<crate::record::UserLink>,
 }
 
 /// Where addresses come from.
@@ -260,7 +263,7 @@ impl Plan<'_> {
     }
 }
 
-fn route_spec(route: &Route, link: u32) -> RouteSpec {
+pub(crate) fn route_spec(route: &Route, link: u32) -> RouteSpec {
     RouteSpec {
         destination: (route.dst.network(), route.dst.prefix_len()),
         gateway: route.gw,
@@ -295,8 +298,13 @@ struct Known {
 }
 
 impl Bridges {
+    /// Forgets what was set up on a bridge that is deleted.
+    pub(crate) fn forget(&self, name: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     /// Makes the bridge and gives it the gateways' addresses, if it has to have them and has not yet.
-    fn ensure(&self, conf: &Conf, ips: &[Ip]) -> Result<Link, Error> {
+    pub(crate) fn ensure(&self, conf: &Conf, ips: &[Ip]) -> Result<Link, Error> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut route = open_route()?;
         let link = ensure_link(&mut route, conf)?;
@@ -311,6 +319,9 @@ impl Bridges {
         if conf.is_gateway || conf.is_default_gateway {
             for ip in ips {
                 let Some(gateway) = ip.gateway else { continue };
+                if conf.user.as_ref().is_some_and(|u| u.has_no_address(gateway)) {
+                    continue;
+                }
                 let address = (gateway, ip.address.prefix_len());
                 if !entry.addresses.contains(&address) {
                     ensure_address(&mut route, conf, &link, address)?;

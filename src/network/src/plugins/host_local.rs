@@ -27,14 +27,23 @@ pub(crate) struct Conf {
     pub(crate) routes: Vec<Route>,
     #[serde(default)]
     resolv_conf: Option<std::path::PathBuf>,
+    /// Set for user networks: addresses that are never handed out; all others may be asked for.
+    #[serde(default, rename = "berthReserved")]
+    reserved: Option<Vec<IpAddr>>,
 }
 
 impl Conf {
     /// The checked range sets, those of the caller first.
     pub(crate) fn range_sets(&self, of_caller: &[Vec<IpRange>]) -> Result<Vec<RangeSet>, String> {
         let configured = self.configured();
-        let sets =
-            of_caller.iter().chain(&configured).map(|s| RangeSet::new(s)).collect::<Result<Vec<_>, _>>()?;
+        let make = |ranges: &Vec<IpRange>| {
+            let set = RangeSet::new(ranges)?;
+            Ok(match &self.reserved {
+                Some(reserved) => set.for_user_network(reserved),
+                None => set,
+            })
+        };
+        let sets = of_caller.iter().chain(&configured).map(make).collect::<Result<Vec<_>, String>>()?;
         for (i, set) in sets.iter().enumerate() {
             if let Some(other) = sets[..i].iter().find(|other| set.overlaps(other)) {
                 return Err(format!("range sets {} and {} overlap", other.describe(), set.describe()));

@@ -7,6 +7,8 @@ use sys::nft::{
 
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 const ROUTE_LOCAL: u32 = 2;
 const STATE_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 const STATUS_DNAT: u32 = 1 << 5;
@@ -53,6 +55,15 @@ pub(super) const SETS: &[SetSpec] = &[
     links("same_bridge", &[IFNAME]),
     links("same_pairs", &[IFNAME, IFNAME]),
     links("isolated", &[IFNAME]),
+    links("internal", &[IFNAME]),
+    links("guarded4", &[IFNAME]),
+    links("guarded6", &[IFNAME]),
+    links("routed4", &[IFNAME]),
+    links("routed6", &[IFNAME]),
+    links("trusted_pairs", &[IFNAME, IFNAME]),
+    links("checked_sources", &[IFNAME]),
+    set("open4", &[PROTOCOL, IP4, PORT]),
+    set("open6", &[PROTOCOL, IP6, PORT]),
     bridged("checked_links", &[IFNAME]),
     bridged("allowed_macs", &[IFNAME, ETHER]),
 ];
@@ -163,7 +174,45 @@ fn martians() -> Vec<Rule> {
         let rule = Rule::new(comment).meta(MetaKey::InputName, 0).lookup("links", 0, false);
         from_loopback(rule, offset).counter().verdict(Verdict::Drop)
     };
-    vec![drop("to 127.0.0.0/8 from a sandbox", 16), drop("from 127.0.0.0/8 in a sandbox", 12)]
+    let mut loopback = [0; 16];
+    loopback[..2].copy_from_slice(b"lo");
+    let published = from_loopback(
+        Rule::new("a port of 127.0.0.0/8 from outside").meta(MetaKey::InputName, 0).cmp(
+            0,
+            Cmp::Neq,
+            &loopback,
+        ),
+        16,
+    );
+    let published = published
+        .meta(MetaKey::L4Proto, 0)
+        .payload(PayloadBase::Network, 16, 4, 1)
+        .payload(PayloadBase::Transport, 2, 2, 2)
+        .map("publish4", 0, 8);
+    vec![
+        drop("to 127.0.0.0/8 from a sandbox", 16),
+        drop("from 127.0.0.0/8 in a sandbox", 12),
+        published.counter().verdict(Verdict::Drop),
+        forged(of_family(Rule::new("forged IPv4 source in a user network"), IPV4)),
+        // Duplicate address detection and router solicitation have no source that could be answered.
+        forged(
+            of_family(Rule::new("forged IPv6 source in a user network"), IPV6).meta(MetaKey::L4Proto, 0).cmp(
+                0,
+                Cmp::Neq,
+                &[ICMPV6],
+            ),
+        ),
+    ]
+}
+
+/// Goes on for packets of user networks whose source is not reached by the link that they came from.
+fn forged(rule: Rule) -> Rule {
+    rule.meta(MetaKey::InputName, 0)
+        .lookup("checked_sources", 0, false)
+        .reverse_path(0)
+        .cmp(0, Cmp::Eq, &[0; 4])
+        .counter()
+        .verdict(Verdict::Drop)
 }
 
 fn to_published(comment: &'static str) -> Rule {
@@ -215,6 +264,33 @@ fn redirected(comment: &'static str, family: u8) -> Rule {
         .lookup(set, 0, false)
 }
 
+/// Goes on if the packet does not stay on its bridge.
+fn other_pair(rule: Rule) -> Rule {
+    rule.meta(MetaKey::InputName, 0).meta(MetaKey::OutputName, 4).lookup("same_pairs", 0, true)
+}
+
+fn open(comment: &'static str, family: u8) -> Rule {
+    let (offset, length, set) = if family == IPV4 { (16, 4, "open4") } else { (24, 16, "open6") };
+    of_family(Rule::new(comment), family)
+        .meta(MetaKey::L4Proto, 0)
+        .payload(PayloadBase::Network, offset, length, 1)
+        .payload(PayloadBase::Transport, 2, 2, 1 + length / 4)
+        .lookup(set, 0, false)
+}
+
+fn pings(comment: &'static str, set: &str, protocol: u8) -> Rule {
+    Rule::new(comment)
+        .meta(MetaKey::L4Proto, 0)
+        .cmp(0, Cmp::Eq, &[protocol])
+        .meta(MetaKey::OutputName, 0)
+        .lookup(set, 0, false)
+}
+
+fn guarded(comment: &'static str, family: u8, set: &str) -> Rule {
+    let to = of_family(Rule::new(comment), family).meta(MetaKey::OutputName, 0).lookup(set, 0, false);
+    other_pair(to).counter().verdict(Verdict::Drop)
+}
+
 fn forward() -> Vec<Rule> {
     let known = Rule::new("known connections")
         .ct(CtKey::State, 0)
@@ -228,10 +304,32 @@ fn forward() -> Vec<Rule> {
             .meta(MetaKey::InputName, 0)
             .lookup("links", 0, false)
     };
+    let [leaves, enters] = [
+        ("out of an internal network", MetaKey::InputName),
+        ("into an internal network", MetaKey::OutputName),
+    ]
+    .map(|(comment, key)| {
+        other_pair(Rule::new(comment).meta(key, 0).lookup("internal", 0, false))
+            .counter()
+            .verdict(Verdict::Drop)
+    });
     vec![
+        leaves,
+        enters,
         known,
         redirected("published ports, IPv4", IPV4).verdict(Verdict::Accept),
         redirected("published ports, IPv6", IPV6).verdict(Verdict::Accept),
+        open("open ports, IPv4", IPV4).verdict(Verdict::Accept),
+        open("open ports, IPv6", IPV6).verdict(Verdict::Accept),
+        pings("pings to routed networks, IPv4", "routed4", ICMP).verdict(Verdict::Accept),
+        pings("pings to routed networks, IPv6", "routed6", ICMPV6).verdict(Verdict::Accept),
+        Rule::new("trusted links")
+            .meta(MetaKey::InputName, 0)
+            .meta(MetaKey::OutputName, 4)
+            .lookup("trusted_pairs", 0, false)
+            .verdict(Verdict::Accept),
+        guarded("not published, IPv4", IPV4, "guarded4"),
+        guarded("not published, IPv6", IPV6, "guarded6"),
         from_other("another bridge", "same_bridge")
             .lookup("same_pairs", 0, true)
             .counter()

@@ -10,3 +10,5 @@ mod host;
 mod lifecycle;
 mod ports;
 mod traffic;
+mod user;
+mod user_gates;

@@ -137,7 +137,7 @@ pub struct RouteSpec {
 pub(super) struct Operation {
     pub(super) name: &'static str,
     pub(super) object: String,
-    pub(super) tolerates: Option<i32>,
+    pub(super) tolerates: Vec<i32>,
     kind: u16,
     flags: u16,
     body: Vec<u8>,
@@ -345,6 +345,8 @@ impl Batch {
             w.put(&0u32.to_ne_bytes());
         });
         self.tolerate(libc::ESRCH);
+        // Where no IPv6 route was ever made.
+        self.tolerate(libc::ENOENT);
     }
 
     /// Sets a permanent neighbour.
@@ -374,7 +376,7 @@ impl Batch {
         self.operations.push(Operation {
             name,
             object: object.to_owned(),
-            tolerates: None,
+            tolerates: Vec::new(),
             kind,
             flags,
             body,
@@ -383,7 +385,7 @@ impl Batch {
 
     fn tolerate(&mut self, errno: i32) {
         if let Some(last) = self.operations.last_mut() {
-            last.tolerates = Some(errno);
+            last.tolerates.push(errno);
         }
     }
 

@@ -258,7 +258,7 @@ impl Route {
         for answer in self.connection.acknowledgements(first, count, |_| false).map_err(socket_error)? {
             let index = answer.seq.wrapping_sub(first) as usize;
             let Some(operation) = batch.operations.get(index) else { continue };
-            if operation.tolerates == answer.source.raw_os_error() && operation.tolerates.is_some() {
+            if answer.source.raw_os_error().is_some_and(|errno| operation.tolerates.contains(&errno)) {
                 continue;
             }
             return Err(Error {
