@@ -90,6 +90,35 @@ pub struct NetworkConfig {
     pub default_subnets: Vec<String>,
     /// How long one plugin may take.
     pub plugin_timeout: Duration,
+    /// Networks that are made at run time.
+    pub user: UserNetworkDefaults,
+}
+
+/// Defaults of networks that are made at run time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserNetworkDefaults {
+    /// Name of the bridge of the network `bridge`.
+    pub bridge: String,
+    /// Address of that bridge with the length of its network's prefix; `None` takes one from the pools.
+    pub bridge_address: Option<ipnet::IpNet>,
+    /// Pools to take networks from, and the prefix lengths of the networks; empty means the built-in ones.
+    pub pools: Vec<(ipnet::IpNet, u8)>,
+    /// Where ports are published when a request does not say; `None` is every address.
+    pub publish_address: Option<std::net::IpAddr>,
+    /// Largest packet of the network `bridge`; 0 is the kernel's default.
+    pub mtu: u32,
+}
+
+impl Default for UserNetworkDefaults {
+    fn default() -> Self {
+        Self {
+            bridge: "berth1".to_owned(),
+            bridge_address: None,
+            pools: Vec::new(),
+            publish_address: None,
+            mtu: 0,
+        }
+    }
 }
 
 /// Images and registries.

@@ -22,6 +22,7 @@ use crate::model::{
     SandboxConfig, SandboxMetadata, SandboxStatus,
 };
 use crate::names::{Claim, Names, wait};
+use crate::networks::Networks;
 use crate::record::SandboxRecord;
 use crate::sandbox::{self, Command, Handle, LiveContainer};
 use crate::seccomp::Profiles;
@@ -43,11 +44,12 @@ pub(crate) struct Shared {
     pub(crate) boot_id: String,
     pub(crate) host: HostFacts,
     pub(crate) link: Arc<Link>,
-    pub(crate) blocking: Blocking,
+    pub(crate) blocking: Arc<Blocking>,
     pub(crate) bus: Bus,
     pub(crate) storage: Arc<storage::Store>,
     pub(crate) images: Images,
     pub(crate) network: Arc<network::Network>,
+    pub(crate) networks: Arc<Networks>,
     pub(crate) cgroups: Arc<sys::cgroup::Layout>,
     pub(crate) seccomp: Profiles,
     pub(crate) rates: Rates,
@@ -71,6 +73,7 @@ pub(crate) struct Parts {
     pub(crate) storage: Arc<storage::Store>,
     pub(crate) images: Images,
     pub(crate) network: Arc<network::Network>,
+    pub(crate) networks: Networks,
     pub(crate) cgroups: Arc<sys::cgroup::Layout>,
     pub(crate) seccomp: Profiles,
     pub(crate) degraded: Vec<String>,
@@ -83,11 +86,12 @@ impl Engine {
             boot_id: parts.boot_id,
             host: parts.host,
             link: parts.link,
-            blocking: Blocking::new(),
+            blocking: Arc::new(Blocking::new()),
             bus: Bus::new(),
             storage: parts.storage,
             images: parts.images,
             network: parts.network,
+            networks: Arc::new(parts.networks),
             cgroups: parts.cgroups,
             seccomp: parts.seccomp,
             rates: Rates::default(),

@@ -63,10 +63,17 @@ impl Error {
 
     /// The cause of this type, for front ends that have words of their own for it.
     pub fn cause<E: std::error::Error + 'static>(&self) -> Option<&E> {
-        let mut next = std::error::Error::source(self);
+        // A shared cause stands for itself, not for its type, when it is asked for as a source.
+        let mut next: Option<&(dyn std::error::Error + 'static)> = match &self.source {
+            Some(source) => Some(&**source),
+            None => None,
+        };
         while let Some(cause) = next {
             if let Some(found) = cause.downcast_ref() {
                 return Some(found);
+            }
+            if let Some(own) = cause.downcast_ref::<Self>() {
+                return own.cause();
             }
             next = cause.source();
         }

@@ -52,6 +52,8 @@ pub(crate) fn paths(dir: &Path, host_ipc: bool) -> SandboxFiles {
 #[derive(Debug)]
 pub(crate) struct Content<'a> {
     pub(crate) dns: Option<&'a Dns>,
+    /// Texts of `resolv.conf` and `hosts`, for sandboxes on user networks.
+    pub(crate) texts: Option<(&'a str, &'a str)>,
     pub(crate) hostname: &'a str,
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) host_network: bool,
@@ -70,7 +72,10 @@ pub(crate) fn write(dir: &Path, content: &Content<'_>) -> io::Result<()> {
         }
         _ => read_or_empty(Path::new("/etc/resolv.conf"))?,
     };
-    let hosts = if content.host_network {
+    let resolv = content.texts.map_or(resolv, |(text, _)| text.as_bytes().to_vec());
+    let hosts = if let Some((_, text)) = content.texts {
+        text.as_bytes().to_vec()
+    } else if content.host_network {
         read_or_empty(Path::new("/etc/hosts"))?
     } else {
         hosts(content.hostname, content.addresses).into_bytes()

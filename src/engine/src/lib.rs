@@ -41,7 +41,7 @@ mod watch;
 
 pub use config::{
     CgroupConfig, CgroupDriver, Config, ContainerDefaults, Handler, HandlerRuntime, ImageConfig,
-    NetworkConfig,
+    NetworkConfig, UserNetworkDefaults,
 };
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::images::Images;
 use crate::keeper_link::Link;
 use crate::model::ContainerState;
+use crate::networks::{Joiner, Networks};
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::sandbox::{self, Adopted, LiveContainer};
 use crate::seccomp::Profiles;
@@ -106,6 +107,10 @@ impl Engine {
             adopt_container(shared, &record.id, container, of_keeper, fds, &mut adopted);
         }
         shared.adopt_names(&record);
+        if let Some(networking) = &record.config.user_networking {
+            let joiner = Joiner { sandbox: &record.id, networking, hostname: &record.hostname };
+            shared.networks.enter_again(&joiner, &record.endpoints);
+        }
         let handle = sandbox::adopt(shared, record, adopted);
         shared.insert_sandbox(handle);
     }
@@ -118,10 +123,14 @@ impl Engine {
             let mut containers = HashSet::new();
             for handle in shared.handles() {
                 let status = handle.status();
-                valid.push(network::ValidAttachment {
+                let valid_here = |ifname: &str| network::ValidAttachment {
                     sandbox: handle.id.clone(),
-                    ifname: crate::engine::IFNAME.to_owned(),
-                });
+                    ifname: ifname.to_owned(),
+                };
+                match &status.config.user_networking {
+                    None => valid.push(valid_here(crate::engine::IFNAME)),
+                    Some(_) => valid.extend(status.endpoints.iter().map(|e| valid_here(&e.ifname))),
+                }
                 containers.extend(status.containers.iter().map(|c| c.id.clone()));
             }
             let report = shared.network.gc(&valid);
@@ -296,6 +305,7 @@ fn open_parts(config: Config) -> Result<Parts> {
     })?;
     let network = network::Network::open(network_options(&config)?)
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the networks", error))?;
+    let networks = open_networks(&config, &network)?;
     let (host, degraded) = host_facts(&config, &cgroups);
     let seccomp =
         Profiles::load(config.containers.seccomp_profile.as_deref(), &config.containers.seccomp_dir)?;
@@ -307,6 +317,7 @@ fn open_parts(config: Config) -> Result<Parts> {
         storage,
         images,
         network: Arc::new(network),
+        networks,
         cgroups: Arc::new(cgroups),
         seccomp,
         degraded,
@@ -334,6 +345,15 @@ fn open_images(config: &Config) -> Result<(Arc<storage::Store>, Images)> {
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "make the registry client", error))?;
     let images = Images::new(client, Arc::clone(&storage), config.images.pinned.clone());
     Ok((storage, images))
+}
+
+/// Reads the definitions of networks and makes what is missing of them in the kernel.
+fn open_networks(config: &Config, kernel: &network::Network) -> Result<Networks> {
+    let pods = config.network.default_subnets.iter().filter_map(|text| text.parse().ok()).collect();
+    let dir = config.root.join("networks");
+    let networks = Networks::open(dir, config.network.user.clone(), pods)?;
+    networks.restore(kernel);
+    Ok(networks)
 }
 
 fn network_options(config: &Config) -> Result<network::Options> {

@@ -425,13 +425,7 @@ impl Chain<'_> {
             return Ok(());
         }
         let attached = self.typed()?;
-        record.rules.published = published(&record.ports, &attached);
-        if let Some(user) = &record.rules.user {
-            let is_translated = |p: &Published| user.gate(p.target.is_ipv6()) != Gate::Routed;
-            record.rules.published.retain(is_translated);
-            record.rules.open = record.ports.iter().map(|p| (p.protocol, p.container_port)).collect();
-            record.rules.open.dedup();
-        }
+        publish_at(record, &attached);
         record.rules.hairpin = conf.snat;
         if record.rules.links.is_empty() {
             let on_host = |i: &&Interface| i.sandbox.as_deref().unwrap_or_default().is_empty();
@@ -439,6 +433,23 @@ impl Chain<'_> {
             record.rules.links = names.filter(|n| host::check_ifname(n).is_ok()).collect();
         }
         Ok(())
+    }
+}
+
+/// Publishes the ports of the record of an attachment to a user network anew.
+pub(crate) fn publish(record: &mut Record) {
+    let attached = record.result.as_ref().and_then(|r| Attached::from_value(r).ok()).unwrap_or_default();
+    publish_at(record, &attached);
+    record.rules.hairpin = true;
+}
+
+fn publish_at(record: &mut Record, attached: &Attached) {
+    record.rules.published = published(&record.ports, attached);
+    if let Some(user) = &record.rules.user {
+        let is_translated = |p: &Published| user.gate(p.target.is_ipv6()) != Gate::Routed;
+        record.rules.published.retain(is_translated);
+        record.rules.open = record.ports.iter().map(|p| (p.protocol, p.container_port)).collect();
+        record.rules.open.dedup();
     }
 }
 

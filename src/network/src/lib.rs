@@ -47,4 +47,5 @@ pub use network::{Change, GcReport, Network, Options, Watcher};
 pub use result::{Attached, Dns, Interface, Ip, Route};
 pub use user::{
     AddressPool, AddressPools, Gateway, NetworkSpec, Outlet, PortRequest, SpecDriver, is_private,
+    redirect_resolver,
 };

@@ -7,11 +7,13 @@
 
 mod hold;
 mod pools;
+mod redirect;
 mod routes;
 mod spec;
 
 pub use hold::PortRequest;
 pub use pools::{AddressPools, is_private};
+pub use redirect::redirect_resolver;
 pub use routes::Outlet;
 pub use spec::{AddressPool, Gateway, NetworkSpec, SpecDriver};
 

@@ -222,6 +222,7 @@ fn network(file: &File, say: &mut impl FnMut(String)) -> engine::NetworkConfig {
         bin_dirs: network.bin_dirs.iter().map(|dir| absolute("network.bin_dirs", dir, say)).collect(),
         default_subnets: network.default_subnets.clone(),
         plugin_timeout: Duration::from_secs(network.plugin_timeout_s),
+        user: engine::UserNetworkDefaults::default(),
     }
 }
 

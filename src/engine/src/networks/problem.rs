@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::error::{Error, ErrorKind};
 use crate::model::Protocol;
 
 /// The typed cause of an error of a user network; see [`Error::cause`](crate::Error::cause).
@@ -74,14 +75,36 @@ pub enum NetworkProblem {
         /// A container of ours has it, not a process of the host.
         by_container: bool,
     },
-    /// No port of the range is free.
-    #[error("none of the ports {first} to {last} of {host_ip} is free")]
-    PortsExhausted {
-        /// Address of the host.
-        host_ip: IpAddr,
-        /// First port of the range.
-        first: u16,
-        /// Last port of the range.
-        last: u16,
-    },
+}
+
+/// An error of the crate below, with its typed cause where front ends have words of their own for it.
+pub(crate) fn from_network(what: String, error: network::Error) -> Error {
+    let kind = match error.kind() {
+        network::ErrorKind::Exhausted => ErrorKind::Exhausted,
+        network::ErrorKind::Invalid => ErrorKind::InvalidArgument,
+        network::ErrorKind::Conflict => ErrorKind::FailedPrecondition,
+        network::ErrorKind::Timeout | network::ErrorKind::Unavailable | network::ErrorKind::Internal => {
+            ErrorKind::Internal
+        }
+    };
+    match &error {
+        network::Error::HostPortTaken { mapping, .. } => {
+            let protocol = match mapping.protocol {
+                network::Protocol::Tcp => Protocol::Tcp,
+                network::Protocol::Udp => Protocol::Udp,
+                network::Protocol::Sctp => Protocol::Sctp,
+            };
+            let problem = NetworkProblem::PortTaken {
+                host_ip: mapping.host_ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()),
+                host_port: mapping.host_port,
+                protocol,
+                by_container: !error.is_port_of_host(),
+            };
+            Error::caused_by(kind, what, problem)
+        }
+        network::Error::AddressTaken { address, .. } => {
+            Error::caused_by(kind, what, NetworkProblem::AddressTaken(*address))
+        }
+        _ => Error::caused_by(kind, what, error),
+    }
 }

@@ -75,10 +75,14 @@ impl Task {
         self.create_namespaces().await?;
         if wants_network {
             enter(progress, "set up the network");
-            self.attach_network().await?;
+            match self.record.config.user_networking.clone() {
+                Some(networking) => self.join_networks(&networking).await?,
+                None => self.attach_network().await?,
+            }
         }
         enter(progress, "write files");
-        self.write_files().await?;
+        let texts = self.name_files().await?;
+        self.write_files(texts).await?;
         self.record.phase = Phase::Ready;
         self.persist().await?;
         self.publish();
@@ -197,7 +201,7 @@ impl Task {
         Ok(())
     }
 
-    async fn write_files(&mut self) -> Result<()> {
+    async fn write_files(&mut self, texts: Option<(String, String)>) -> Result<()> {
         let config = self.record.config.clone();
         let hostname = self.record.hostname.clone();
         let addresses: Vec<IpAddr> = self.record.addresses.iter().map(|a| a.ip).collect();
@@ -210,6 +214,7 @@ impl Task {
         let work = move || {
             let content = files::Content {
                 dns: config.dns.as_ref(),
+                texts: texts.as_ref().map(|(resolv, hosts)| (resolv.as_str(), hosts.as_str())),
                 hostname: &hostname,
                 addresses: &addresses,
                 host_network: config.namespaces.network == NamespaceMode::Host,
@@ -238,6 +243,12 @@ impl Task {
     /// Takes everything of the sandbox itself out of the kernel. Goes on after a failure and reports all.
     pub(super) async fn take_down(&mut self) -> Result<()> {
         let mut troubles = Vec::new();
+        self.resolver = None;
+        if self.record.config.user_networking.is_some()
+            && let Err(error) = self.leave_all_networks().await
+        {
+            troubles.push(error.chain());
+        }
         if self.record.network.is_some()
             && let Err(error) = self.detach_network().await
         {

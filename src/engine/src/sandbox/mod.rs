@@ -13,6 +13,7 @@ mod bring_up;
 mod create;
 mod exit;
 mod live;
+mod networks;
 mod prepare;
 mod remove;
 mod start;
@@ -31,7 +32,7 @@ pub(crate) use prepare::{matches_glob, storage_error};
 pub(crate) use task::{Adopted, adopt, spawn};
 
 use crate::error::{Error, Result};
-use crate::model::{ContainerConfig, Resources, SandboxStatus};
+use crate::model::{ContainerConfig, NetworkEndpointConfig, Resources, SandboxStatus};
 use crate::names::Progress;
 
 /// Commands that may wait for a sandbox' task before senders have to.
@@ -49,6 +50,9 @@ pub(crate) enum Command {
     RemoveContainer { id: ContainerId, reply: Reply<()> },
     Update { id: ContainerId, resources: Box<Resources>, reply: Reply<()> },
     UpdateSandbox { overhead: Option<Box<Resources>>, resources: Option<Box<Resources>>, reply: Reply<()> },
+    Connect { config: Box<NetworkEndpointConfig>, reply: Reply<()> },
+    Disconnect { network: String, reply: Reply<()> },
+    RenameInNetworks { name: String, reply: Reply<()> },
     StopSandbox { reply: Reply<()> },
     RemoveSandbox { reply: Reply<()> },
 }

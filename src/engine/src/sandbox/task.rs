@@ -19,6 +19,7 @@ use crate::events::EventKind;
 use crate::keeper_link::ExitInbox;
 use crate::model::{ContainerState, ContainerStatus, SandboxConfig, SandboxState, SandboxStatus};
 use crate::names::Progress;
+use crate::networks::Resolver;
 use crate::record::{ContainerRecord, Phase, SandboxRecord, VERSION};
 
 /// A sandbox and everything its task knows of it.
@@ -41,6 +42,8 @@ pub(super) struct Task {
     pub(super) remove_waiters: Vec<Reply<()>>,
     /// Whether it is removed and the task ends.
     pub(super) gone: bool,
+    /// Answers its questions about names, if it is on user networks.
+    pub(super) resolver: Option<Resolver>,
 }
 
 /// What survived of a sandbox when the daemon starts again.
@@ -93,6 +96,7 @@ pub(crate) fn adopt(shared: &Arc<Shared>, record: SandboxRecord, adopted: Adopte
     task.take_over(adopted);
     let work = async move {
         task.finish_interrupted().await;
+        task.serve_names_again().await;
         task.run().await;
     };
     shared.tracker.spawn(work.instrument(span));
@@ -118,6 +122,7 @@ impl Task {
             stop_waiters: Vec::new(),
             remove_waiters: Vec::new(),
             gone: false,
+            resolver: None,
         };
         (task, Handle { id, commands: sender, status, live })
     }
@@ -154,6 +159,11 @@ impl Task {
             Command::Update { id, resources, reply } => answer(reply, self.update(&id, &resources).await),
             Command::UpdateSandbox { overhead, resources, reply } => {
                 answer(reply, self.update_sandbox(overhead, resources).await);
+            }
+            Command::Connect { config, reply } => answer(reply, self.connect(*config).await),
+            Command::Disconnect { network, reply } => answer(reply, self.disconnect(&network).await),
+            Command::RenameInNetworks { name, reply } => {
+                answer(reply, self.rename_in_networks(name).await);
             }
             Command::StopSandbox { reply } => self.stop_sandbox(Some(reply)).await,
             Command::RemoveSandbox { reply } => self.remove_sandbox(reply).await,

@@ -75,6 +75,32 @@ impl Network {
         self.held().by_sandbox.remove(sandbox);
     }
 
+    /// Publishes the ports that a sandbox holds on one of its attachments and on no other; on none with `None`.
+    pub fn publish_on(&self, sandbox: &SandboxId, ifname: Option<&str>) -> Result<(), Error> {
+        let ports: Vec<PortMapping> = {
+            let held = self.held();
+            held.by_sandbox.get(sandbox).into_iter().flatten().map(|h| h.mapping.clone()).collect()
+        };
+        let mut records: Vec<Record> = self.records().into_iter().filter(|r| r.sandbox == *sandbox).collect();
+        // Those that lose them first: a port leads to one place.
+        records.sort_by_key(|record| Some(record.ifname.as_str()) == ifname);
+        for mut record in records {
+            let wanted = if Some(record.ifname.as_str()) == ifname { ports.clone() } else { Vec::new() };
+            if record.ports == wanted {
+                continue;
+            }
+            self.tables.remove(&record.rules, &record.key().owner())?;
+            record.holds_ports = !wanted.is_empty();
+            record.ports = wanted;
+            crate::attach::publish(&mut record);
+            self.store.save(&record)?;
+            self.state().records.insert(record.key(), record.clone());
+            self.tables.add(&record, || self.records())?;
+            crate::plugins::portmap::forget_flows_before(&record.rules)?;
+        }
+        Ok(())
+    }
+
     /// After a restart: takes the ports again that records say are published. One that somebody took in the meantime
     /// stays published, and is reported.
     pub(crate) fn hold_again(&self) {

@@ -72,6 +72,29 @@ impl Network {
         sys::ns::in_netns(netns, work).map_err(Error::kernel("enter network namespace for", ifname))?
     }
 
+    /// Sets what `/proc/sys` has for an interface of a namespace: keys with dots, `IFNAME` in the place of its name.
+    pub fn set_interface_sysctls(
+        netns: BorrowedFd<'_>,
+        ifname: &str,
+        settings: &[(String, String)],
+    ) -> Result<(), Error> {
+        if settings.is_empty() {
+            return Ok(());
+        }
+        let work = || {
+            for (key, value) in settings {
+                let path =
+                    key.strip_prefix("net.").unwrap_or(key).replace('.', "/").replace("IFNAME", ifname);
+                if path.contains("..") {
+                    return Err(Error::Request { what: "setting", text: key.clone() });
+                }
+                crate::host::sysctl(&path, value)?;
+            }
+            Ok(())
+        };
+        sys::ns::in_netns(netns, work).map_err(Error::kernel("enter network namespace for", ifname))?
+    }
+
     /// Networks that the host can reach without its default route, and its own addresses: nothing new may meet them.
     pub fn host_networks(&self) -> Result<Vec<IpNet>, Error> {
         let mut route = open_route()?;
