@@ -49,6 +49,7 @@ pub use events::{Event, EventKind, Subscription};
 pub use image::{Auth, AuthFields, ScopedAuth, Secret};
 pub use images::{LayerProgress, LayerState, PullProgress, PullStage};
 pub use inspect::NetworkInfo;
+pub use ipnet::IpNet;
 pub use keeper::protocol::{IdMap, IdMaps};
 pub use model::*;
 pub use networks::NetworkProblem;

@@ -186,13 +186,7 @@ impl Network {
     fn complete(&self, record: &Record, attached: Attached) -> Result<Attached, Error> {
         self.state().records.insert(record.key(), record.clone());
         self.tables.add(record, || self.records())?;
-        // Only now: the table drops what this would otherwise let through.
-        let is_v4 = |p: &Published| p.target.is_ipv4();
-        if record.rules.published.iter().any(is_v4) {
-            for link in &record.rules.links {
-                host::sysctl(&format!("ipv4/conf/{link}/route_localnet"), "1")?;
-            }
-        }
+        allow_loopback(record)?;
         portmap::forget_flows_before(&record.rules)?;
         let mut done = record.clone();
         done.stage = Stage::Attached;
@@ -434,6 +428,17 @@ impl Chain<'_> {
         }
         Ok(())
     }
+}
+
+/// Lets the host reach published ports at its loopback addresses. The rules must be in place: they drop what this would
+/// otherwise let through.
+pub(crate) fn allow_loopback(record: &Record) -> Result<(), Error> {
+    if record.rules.published.iter().any(|p| p.target.is_ipv4()) {
+        for link in &record.rules.links {
+            host::sysctl(&format!("ipv4/conf/{link}/route_localnet"), "1")?;
+        }
+    }
+    Ok(())
 }
 
 /// Publishes the ports of the record of an attachment to a user network anew.

@@ -222,7 +222,52 @@ fn network(file: &File, say: &mut impl FnMut(String)) -> engine::NetworkConfig {
         bin_dirs: network.bin_dirs.iter().map(|dir| absolute("network.bin_dirs", dir, say)).collect(),
         default_subnets: network.default_subnets.clone(),
         plugin_timeout: Duration::from_secs(network.plugin_timeout_s),
-        user: engine::UserNetworkDefaults::default(),
+        user: user_networks(network, say),
+    }
+}
+
+/// Networks that containers share by name.
+fn user_networks(
+    network: &super::file::Network,
+    say: &mut impl FnMut(String),
+) -> engine::UserNetworkDefaults {
+    let mut problem = |key: &str, text: &str, expected: &str| {
+        say(format!("network.{key}: {text:?} is not {expected}"));
+    };
+    let text = network.user_bridge_address.as_str();
+    let bridge_address = optional(text).and_then(|_| text.parse().ok());
+    if !text.is_empty() && bridge_address.is_none() {
+        problem("user_bridge_address", text, "an address with a prefix length");
+    }
+    let text = network.publish_address.as_str();
+    let publish_address = optional(text).and_then(|_| text.parse().ok());
+    if !text.is_empty() && publish_address.is_none() {
+        problem("publish_address", text, "an address");
+    }
+    let mut pools = Vec::new();
+    for text in &network.address_pools {
+        let pool =
+            text.rsplit_once(':').and_then(|(net, size)| Some((net.parse().ok()?, size.parse().ok()?)));
+        let fits = |(net, size): &(engine::IpNet, u8)| {
+            *size >= net.prefix_len() && *size <= net.max_prefix_len() - 2 && net.addr() == net.network()
+        };
+        match pool.filter(fits) {
+            Some(pool) => pools.push(pool),
+            None => {
+                problem("address_pools", text, "a network and the size of its parts, as in 10.200.0.0/16:24")
+            }
+        }
+    }
+    let bridge = network.user_bridge.clone();
+    if bridge.is_empty() || bridge.len() > 15 || bridge.contains(['/', ' ', ':', '%']) || bridge == "berth0" {
+        problem("user_bridge", &bridge, "a name that a bridge of its own can have");
+    }
+    engine::UserNetworkDefaults {
+        bridge,
+        bridge_address,
+        pools,
+        publish_address,
+        mtu: network.user_bridge_mtu,
     }
 }
 

@@ -97,6 +97,11 @@ table! {
         bin_dirs: Vec<String> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
         default_subnets: Vec<String> = vec!["10.88.0.0/16".into()],
         plugin_timeout_s: u64 = 60,
+        user_bridge: String = "berth1".into(),
+        user_bridge_address: String = String::new(),
+        user_bridge_mtu: u32 = 0,
+        address_pools: Vec<String> = Vec::new(),
+        publish_address: String = String::new(),
     }
 }
 

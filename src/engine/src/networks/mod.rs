@@ -24,3 +24,6 @@ pub(crate) use files::{edit_hosts, host_dns, hosts, replace_in_place, resolution
 pub(crate) use join::{Joiner, addresses, extra_hosts};
 pub(crate) use registry::Networks;
 pub(crate) use resolver::{Context as ResolverContext, Resolver, Upstreams};
+
+#[cfg(test)]
+mod tests;

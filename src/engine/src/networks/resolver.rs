@@ -250,4 +250,6 @@ async fn read_question(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
+pub(super) use message::tests as test_messages;
+#[cfg(test)]
 mod tests;

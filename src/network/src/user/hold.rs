@@ -96,6 +96,7 @@ impl Network {
             self.store.save(&record)?;
             self.state().records.insert(record.key(), record.clone());
             self.tables.add(&record, || self.records())?;
+            crate::attach::allow_loopback(&record)?;
             crate::plugins::portmap::forget_flows_before(&record.rules)?;
         }
         Ok(())
