@@ -61,6 +61,12 @@ impl Networks {
                 "network-scoped aliases are only supported for user-defined networks",
             ));
         }
+        let icc = definition.config.options.get("com.docker.network.bridge.enable_icc");
+        if definition.predefined && !config.links.is_empty() && icc.is_some_and(|v| v == "false") {
+            return Err(Error::unsupported(
+                "links do not open a network whose containers are kept from each other; use a network of your own",
+            ));
+        }
         for (key, value) in &config.driver_opts {
             match key.as_str() {
                 IFNAME => check_ifname(value)?,
@@ -212,6 +218,9 @@ impl Shared {
             Some(endpoint) => self.port_requests(endpoint, &joiner.networking.ports)?,
             None => Vec::new(),
         };
+        if outlet.is_none() && !joiner.networking.ports.is_empty() {
+            tracing::warn!(sandbox = %joiner.sandbox, "ports are not published: no network of the sandbox leads out by the host");
+        }
         let what = || format!("publish the ports of sandbox {}", joiner.sandbox.short());
         let ports = self
             .network
@@ -364,25 +373,29 @@ impl Shared {
         let default = self.networks.defaults.publish_address.or(definition.options().publish_address);
         let mut requests = Vec::new();
         for port in ports {
-            let host_ips = match port.host_ip.or(default) {
-                Some(ip) if !(ip.is_unspecified() && port.host_ip.is_none()) => vec![ip],
-                _ => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            let enabled = |ip: &IpAddr| {
+                if ip.is_ipv6() { definition.config.enable_ipv6 } else { definition.config.enable_ipv4 }
             };
-            // An address of a family that the network does not have leads nowhere.
-            let serves = |ip: &IpAddr| {
-                let enabled =
-                    if ip.is_ipv6() { definition.config.enable_ipv6 } else { definition.config.enable_ipv4 };
-                enabled || port.host_ip == Some(*ip) && !ip.is_unspecified()
+            let host_ips: Vec<IpAddr> = match (port.host_ip, default) {
+                (Some(ip), _) if !enabled(&ip) => {
+                    return Err(Error::invalid(format!(
+                        "port {} cannot be published on {ip}: the network {} has no addresses of that family",
+                        port.container_port, endpoint.network_name
+                    )));
+                }
+                (Some(ip), _) => vec![ip],
+                (None, Some(ip)) if !ip.is_unspecified() => vec![ip].into_iter().filter(enabled).collect(),
+                // An address of a family that the network does not have would lead nowhere.
+                (None, _) => {
+                    let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+                    any.into_iter().filter(enabled).collect()
+                }
             };
-            let host_ips: Vec<IpAddr> = host_ips.into_iter().filter(serves).collect();
-            if let Some(ip) = host_ips.iter().find(|ip| ip.is_ipv6() && !definition.config.enable_ipv6) {
+            if host_ips.is_empty() {
                 return Err(Error::invalid(format!(
-                    "port {} cannot be published on {ip}: the network {} has no IPv6",
+                    "port {} cannot be published: the network {} has no addresses of the family it is to be published at",
                     port.container_port, endpoint.network_name
                 )));
-            }
-            if host_ips.is_empty() {
-                continue;
             }
             requests.push(network::PortRequest {
                 container_port: port.container_port,

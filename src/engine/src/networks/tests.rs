@@ -249,9 +249,11 @@ async fn story(dir: &Path) {
     let twice = engine.create_user_network(network("front")).await.unwrap_err();
     assert!(matches!(twice.cause(), Some(NetworkProblem::NameTaken(_))));
 
+    let begun = Instant::now();
     let web = run(&engine, sandbox("web", vec![endpoint("front", &["www"])], Some(8080))).await;
     let client =
         run(&engine, sandbox("client", vec![endpoint("front", &[]), endpoint("back", &[])], None)).await;
+    println!("two sandboxes on three networks: {:?}", begun.elapsed());
     serve(&engine, &web, "web");
     check_first_look(&engine, dir, (&web, &client));
     let in_use = engine.remove_user_network("front").await.unwrap_err();
@@ -321,6 +323,12 @@ fn check_first_look(engine: &Engine, dir: &Path, (web, client): (&SandboxId, &Sa
 }
 
 async fn refusals(engine: &Engine) {
+    let mut inet6 = sandbox("inet6", vec![endpoint("front", &[])], Some(8090));
+    if let Some(networking) = &mut inet6.user_networking {
+        networking.ports[0].host_ip = Some("::1".parse().unwrap());
+    }
+    let error = engine.run_sandbox(inet6, None).await.unwrap_err();
+    assert!(error.to_string().contains("has no addresses of that family"), "{}", error.chain());
     let before = engine.sandboxes().len();
     let second = engine.run_sandbox(sandbox("second", vec![endpoint("front", &[])], Some(8080)), None).await;
     let error = second.unwrap_err();

@@ -103,6 +103,7 @@ impl Plan<'_> {
         let has_ipv6 = self.ips.iter().any(|ip| ip.address.addr().is_ipv6());
         let v6 = |key: &str| format!("ipv6/conf/{}/{key}", self.ifname);
         host::sysctl(&v6("accept_ra"), "0")?;
+        host::sysctl("ipv6/conf/default/accept_ra", "0")?;
         host::sysctl(&v6("disable_ipv6"), if has_ipv6 { "0" } else { "1" })?;
         host::sysctl(&format!("ipv4/conf/{}/arp_notify", self.ifname), "1")?;
         let up = LinkChange { up: true, ..LinkChange::default() };

@@ -14,9 +14,12 @@ const DNS_PORT: u16 = 53;
 /// Leads port 53 of the sockets' address to the sockets, in the network namespace of the calling thread. What an earlier
 /// call did is replaced.
 pub fn redirect_resolver(udp: SocketAddr, tcp: SocketAddr) -> io::Result<()> {
+    let mut connection = Connection::open()?;
     let mut batch = Batch::new();
-    batch.table(Family::Inet, TABLE);
-    batch.delete_table(Family::Inet, TABLE);
+    // Deleting costs milliseconds when the socket is closed, so a new sandbox is spared it.
+    if connection.has_table(Family::Inet, TABLE)? {
+        batch.delete_table(Family::Inet, TABLE);
+    }
     batch.table(Family::Inet, TABLE);
     let chain = Chain { name: "output", kind: ChainKind::Nat(Hook::Output, -100) };
     batch.chain(Family::Inet, TABLE, chain);
@@ -38,5 +41,5 @@ pub fn redirect_resolver(udp: SocketAddr, tcp: SocketAddr) -> io::Result<()> {
             .dnat(u32::from(IPV4), 0, 1);
         batch.rule(Family::Inet, TABLE, chain.name, &rule);
     }
-    Connection::open()?.commit(&batch).map_err(io::Error::other)
+    connection.commit(&batch).map_err(io::Error::other)
 }
