@@ -46,6 +46,5 @@ pub use error::{ConfigError, Error, ErrorKind, NotReady, PluginError, PluginFail
 pub use network::{Change, GcReport, Network, Options, Watcher};
 pub use result::{Attached, Dns, Interface, Ip, Route};
 pub use user::{
-    AddressPool, AddressPools, Gateway, NetworkSpec, Outlet, PortRequest, SpecDriver, is_private,
-    redirect_resolver,
+    AddressPool, AddressPools, Gateway, NetworkSpec, Outlet, PortRequest, SpecDriver, redirect_resolver,
 };

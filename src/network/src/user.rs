@@ -12,7 +12,7 @@ mod routes;
 mod spec;
 
 pub use hold::PortRequest;
-pub use pools::{AddressPools, is_private};
+pub use pools::AddressPools;
 pub use redirect::redirect_resolver;
 pub use routes::Outlet;
 pub use spec::{AddressPool, Gateway, NetworkSpec, SpecDriver};

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv6Net};
 
 /// Networks of one size each to choose from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,23 +115,24 @@ fn number(ip: IpAddr) -> u128 {
     }
 }
 
-/// Whether a network is of a range that no one has in the internet: RFC 1918, 6598 or 4193.
-pub fn is_private(net: &IpNet) -> bool {
-    let of = |text: &str| text.parse::<IpNet>().is_ok_and(|range| range.contains(net));
-    match net {
-        IpNet::V4(v4) => {
-            let shared = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
-            v4.addr().is_private() && (of("10.0.0.0/8") || of("172.16.0.0/12") || of("192.168.0.0/16"))
-                || shared.contains(v4)
-        }
-        IpNet::V6(_) => of("fc00::/7"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ipnet::Ipv4Net;
     use proptest::prelude::*;
+
+    /// Whether a network is of a range that no one has in the internet: RFC 1918, 6598 or 4193.
+    fn is_private(net: &IpNet) -> bool {
+        let of = |text: &str| text.parse::<IpNet>().is_ok_and(|range| range.contains(net));
+        match net {
+            IpNet::V4(v4) => {
+                let shared = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
+                v4.addr().is_private() && (of("10.0.0.0/8") || of("172.16.0.0/12") || of("192.168.0.0/16"))
+                    || shared.contains(v4)
+            }
+            IpNet::V6(_) => of("fc00::/7"),
+        }
+    }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
         texts.iter().map(|t| t.parse().unwrap()).collect()
