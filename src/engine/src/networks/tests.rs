@@ -261,9 +261,19 @@ async fn story(dir: &Path) {
     refusals(&engine).await;
     live_changes(&engine, dir, (&web, &client)).await;
 
+    let spare = engine.create_user_network(network("spare")).await.unwrap();
     engine.shutdown().await;
     drop(engine);
+    let spare_link = format!("br-{}", &spare.id[..12]);
+    Command::new("ip").args(["link", "del", &spare_link]).status().unwrap();
+    half_join(dir, &web, &front.id);
     let engine = Engine::open(config(dir)).await.unwrap();
+    assert!(has_link(&spare_link), "what is gone of a network is made again");
+    wait_for("the half joined network to be left", || {
+        let status = engine.sandbox_status(web.as_str()).ok()?;
+        let names: Vec<_> = status.endpoints.iter().map(|e| e.network_name.as_str()).collect();
+        (names == ["back"] && engine.user_network("front").ok()?.members.len() == 1).then_some(())
+    });
     assert_eq!(published(8080).as_deref(), Some("web"), "a restart changes nothing");
     assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "the port is held again");
     wait_for("the resolver", || {
@@ -285,7 +295,7 @@ async fn story(dir: &Path) {
     drop(TcpListener::bind("0.0.0.0:8080").unwrap());
     let mut pruned = engine.prune_user_networks(NetworkPruneFilter::default()).await.unwrap();
     pruned.sort();
-    assert_eq!(pruned, ["back", "front"]);
+    assert_eq!(pruned, ["back", "front", "spare"]);
     assert!(!has_link(&format!("br-{}", &front.id[..12])));
     let predefined = engine.remove_user_network("bridge").await.unwrap_err();
     assert!(matches!(predefined.cause(), Some(NetworkProblem::Predefined(_))));
@@ -294,6 +304,24 @@ async fn story(dir: &Path) {
     let records = std::fs::read_dir(dir.join("state/network/attachments")).unwrap().count();
     assert_eq!(records, 0);
     engine.shutdown().await;
+}
+
+/// What the record of a sandbox says when a daemon is killed while it joins a network.
+fn half_join(dir: &Path, id: &SandboxId, network: &str) {
+    let path = dir.join("state/sandboxes").join(id.as_str()).join("record.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut planned = record["endpoints"][0].clone();
+    for (key, value) in [
+        ("network_id", network),
+        ("network_name", "front"),
+        ("ifname", "eth7"),
+        ("mac", ""),
+        ("endpoint_id", "e"),
+    ] {
+        planned[key] = value.into();
+    }
+    record["endpoints"].as_array_mut().unwrap().push(planned);
+    std::fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
 }
 
 fn check_first_look(engine: &Engine, dir: &Path, (web, client): (&SandboxId, &SandboxId)) {

@@ -69,10 +69,43 @@ impl Task {
         Ok(Some((resolution.text, hosts)))
     }
 
-    /// After a restart of the daemon: answers questions again.
-    pub(super) async fn serve_names_again(&mut self) {
+    /// After a restart of the daemon: leaves what was only half joined or left, and answers questions again.
+    pub(super) async fn take_over_networks(&mut self) {
+        if self.record.phase != Phase::Ready || self.record.endpoints.is_empty() {
+            return;
+        }
+        if let Err(error) = self.leave_unfinished().await {
+            tracing::warn!(error = error.chain(), "an attachment that was not finished is still there");
+        }
+        self.serve_names_again().await;
+    }
+
+    /// A live change that the daemon did not see to its end is undone, or finished, if it took something away.
+    async fn leave_unfinished(&mut self) -> Result<()> {
+        let is_made = |e: &EndpointStatus| {
+            !e.mac.is_empty() && self.shared.network.attached(&self.record.id, &e.ifname).is_some()
+        };
+        let (made, unfinished): (Vec<_>, Vec<_>) = self.record.endpoints.iter().cloned().partition(is_made);
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(count = unfinished.len(), "attachments that were not finished are undone");
+        let rest = made.clone();
+        self.in_network(move |shared, joining| {
+            let netns = joining.netns.as_fd();
+            shared.leave_networks(&joining.sandbox, Some(netns), &unfinished, true)?;
+            shared.lead_out(&joining.sandbox, netns, &rest)
+        })
+        .await?;
+        self.set_endpoints(made);
+        self.persist().await?;
+        self.publish();
+        Ok(())
+    }
+
+    async fn serve_names_again(&mut self) {
         let has_names = self.record.endpoints.iter().any(|e| !e.dns_names.is_empty());
-        if self.record.phase != Phase::Ready || self.resolver.is_some() || self.record.endpoints.is_empty() {
+        if self.resolver.is_some() || self.record.endpoints.is_empty() {
             return;
         }
         let told = self.shared.blocking.run(Purpose::Reading, networks::host_dns).await.map(|host| {

@@ -96,7 +96,7 @@ pub(crate) fn adopt(shared: &Arc<Shared>, record: SandboxRecord, adopted: Adopte
     task.take_over(adopted);
     let work = async move {
         task.finish_interrupted().await;
-        task.serve_names_again().await;
+        task.take_over_networks().await;
         task.run().await;
     };
     shared.tracker.spawn(work.instrument(span));
