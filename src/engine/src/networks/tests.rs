@@ -209,6 +209,10 @@ fn published(port: u16) -> Option<String> {
 
 /// The addresses that a name has in a sandbox.
 fn resolve(engine: &Engine, id: &SandboxId, name: &str) -> Vec<IpAddr> {
+    try_resolve(engine, id, name).unwrap()
+}
+
+fn try_resolve(engine: &Engine, id: &SandboxId, name: &str) -> std::io::Result<Vec<IpAddr>> {
     use super::resolver::test_messages::{question, read_answer};
     let bytes = question(5, name, 1);
     let netns = netns(engine, id);
@@ -216,10 +220,10 @@ fn resolve(engine: &Engine, id: &SandboxId, name: &str) -> Vec<IpAddr> {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         socket.connect("127.0.0.11:53").unwrap();
-        socket.send(&bytes).unwrap();
+        socket.send(&bytes)?;
         let mut buffer = [0; 512];
-        let length = socket.recv(&mut buffer).unwrap();
-        read_answer(&buffer[..length]).1
+        let length = socket.recv(&mut buffer)?;
+        Ok(read_answer(&buffer[..length]).1)
     };
     sys::ns::in_netns(netns.as_fd(), ask).unwrap()
 }
@@ -281,9 +285,8 @@ async fn story(dir: &Path) {
         (!live.namespaces().is_empty()).then_some(())
     });
     wait_for("names", || {
-        let found =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| resolve(&engine, &client, "web")));
-        found.ok().filter(|found| *found == [ip_on(&engine, &web, "back")])
+        let found = try_resolve(&engine, &client, "web").ok();
+        found.filter(|found| *found == [ip_on(&engine, &web, "back")])
     });
     let members = engine.user_network("back").unwrap().members.len();
     assert_eq!(members, 2);
