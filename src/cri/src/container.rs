@@ -6,17 +6,21 @@ use std::path::PathBuf;
 use cri_api::v1;
 use engine::{
     Capabilities, ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device,
-    ExitReason, MountSource, NamespaceMode, Propagation, Security,
+    ExitReason, MountSource, NamespaceMode, Namespaces, Propagation, Security,
 };
 
 use crate::convert::{
     apparmor, groups_policy, hashed, id_mappings, id_maps, id32, ids32, linux_resources, namespace_mode,
-    resources, seccomp, selects, selinux, signal_name, sorted, stop_signal,
+    pid_mode, resources, seccomp, selects, selinux, signal_name, sorted, stop_signal,
 };
 use crate::error::Invalid;
+use crate::sandbox;
 
-/// A request for a container in the engine's words.
-pub(crate) fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, Invalid> {
+/// A request for a container in the engine's words. `within` are the namespaces of its pod.
+pub(crate) fn config(config: v1::ContainerConfig, within: &Namespaces) -> Result<ContainerConfig, Invalid> {
+    if config.windows.is_some() {
+        return Err(Invalid::new("windows: this node runs Linux containers"));
+    }
     let metadata = config.metadata.ok_or_else(|| Invalid::new("a container needs metadata"))?;
     if metadata.name.is_empty() {
         return Err(Invalid::new("a container's metadata needs a name"));
@@ -43,7 +47,7 @@ pub(crate) fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, Inv
         tty: config.tty,
         stop_signal: stop_signal(config.stop_signal)?,
         resources: linux.resources.map(resources).transpose()?.unwrap_or_default(),
-        security: security(linux.security_context.unwrap_or_default())?,
+        security: security(linux.security_context.unwrap_or_default(), within)?,
     })
 }
 
@@ -101,7 +105,7 @@ fn mount(mount: v1::Mount) -> Result<ContainerMount, Invalid> {
 
 // Both deprecated fields still count for callers that know no others.
 #[allow(deprecated)]
-fn security(context: v1::LinuxContainerSecurityContext) -> Result<Security, Invalid> {
+fn security(context: v1::LinuxContainerSecurityContext, within: &Namespaces) -> Result<Security, Invalid> {
     let run_as_user = id32("run_as_user", context.run_as_user.map(|v| v.value))?;
     let run_as_group = id32("run_as_group", context.run_as_group.map(|v| v.value))?;
     if run_as_user.is_some() && !context.run_as_username.is_empty() {
@@ -130,12 +134,34 @@ fn security(context: v1::LinuxContainerSecurityContext) -> Result<Security, Inva
         seccomp: seccomp(context.seccomp.as_ref(), &context.seccomp_profile_path)?,
         apparmor: apparmor(context.apparmor.as_ref(), &context.apparmor_profile)?,
         selinux: selinux(context.selinux_options),
-        pid: context.namespace_options.map(|o| pid_mode(&o)).transpose()?,
+        pid: context.namespace_options.map(|options| own_namespaces(options, within)).transpose()?,
     })
 }
 
-fn pid_mode(options: &v1::NamespaceOption) -> Result<NamespaceMode, Invalid> {
-    namespace_mode(options.pid, &options.target_id)
+/// A container's own choice is its process ids; everything else is its pod's. What callers repeat of the pod
+/// must be so, and the default value asks for nothing.
+fn own_namespaces(options: v1::NamespaceOption, within: &Namespaces) -> Result<NamespaceMode, Invalid> {
+    for (name, asked, pods) in
+        [("network", options.network, &within.network), ("ipc", options.ipc, &within.ipc)]
+    {
+        let mode = namespace_mode(asked, "")?;
+        if mode != NamespaceMode::Sandbox && mode != *pods {
+            return Err(Invalid::new(format!(
+                "the {name} namespace of a container is its pod's, which is {:?}, not {mode:?}",
+                pods
+            )));
+        }
+    }
+    let is_empty = |user: &v1::UserNamespace| {
+        user.mode == i32::from(v1::NamespaceMode::Pod) && user.uids.is_empty() && user.gids.is_empty()
+    };
+    let user = options.userns_options.clone().filter(|user| !is_empty(user));
+    if user.is_some() && sandbox::user_namespace(user)? != within.user {
+        return Err(Invalid::new(
+            "the user namespace of a container is its pod's, and the pod has another one",
+        ));
+    }
+    pid_mode(&options)
 }
 
 /// Upper case without `CAP_`, as the engine has them.
@@ -387,7 +413,7 @@ pub(crate) mod tests {
         ContainerStatus {
             id: "12".repeat(32).parse().unwrap(),
             sandbox: "ab".repeat(32).parse().unwrap(),
-            config: config(request()).unwrap(),
+            config: config(request(), &Namespaces::default()).unwrap(),
             state: ContainerState::Running { pid: 42, start_time: 1, started_at_ns: 20 },
             created_at_ns: 10,
             image_id: digest("cd"),
@@ -444,7 +470,7 @@ pub(crate) mod tests {
     fn refused(change: impl FnOnce(&mut v1::ContainerConfig)) -> bool {
         let mut request = request();
         change(&mut request);
-        config(request).is_err()
+        config(request, &Namespaces::default()).is_err()
     }
 
     fn context(config: &mut v1::ContainerConfig) -> &mut v1::LinuxContainerSecurityContext {

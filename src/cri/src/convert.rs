@@ -115,6 +115,15 @@ pub(crate) fn id_mappings(maps: &IdMaps) -> (Vec<v1::IdMapping>, Vec<v1::IdMappi
     (mappings_of(&maps.uids), mappings_of(&maps.gids))
 }
 
+/// The namespace of process ids, the one that can be another container's.
+pub(crate) fn pid_mode(options: &v1::NamespaceOption) -> Result<NamespaceMode, Invalid> {
+    let is_target = options.pid == i32::from(v1::NamespaceMode::Target);
+    if !is_target && !options.target_id.is_empty() {
+        return Err(Invalid::new("target_id goes with process ids of mode TARGET"));
+    }
+    namespace_mode(options.pid, &options.target_id)
+}
+
 /// `target`: the container of mode TARGET.
 pub(crate) fn namespace_mode(mode: i32, target: &str) -> Result<NamespaceMode, Invalid> {
     let mode = v1::NamespaceMode::try_from(mode)

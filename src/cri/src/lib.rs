@@ -14,6 +14,8 @@ mod container;
 mod convert;
 mod error;
 mod events;
+#[cfg(test)]
+mod fields;
 mod image;
 mod image_service;
 mod metrics;

@@ -211,7 +211,8 @@ impl RuntimeService for Service {
         let patience = patience(request.metadata());
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Invalid::new("a container needs a config"))?;
-        let config = container::config(config)?;
+        let sandbox = self.engine.sandbox_status(&request.pod_sandbox_id).map_err(|e| error_status(&e))?;
+        let config = container::config(config, &sandbox.config.namespaces)?;
         let create = self.engine.create_container(&request.pod_sandbox_id, config, patience);
         let id = create.await.map_err(|e| error_status(&e))?;
         answer(CreateContainerResponse { container_id: id.to_string() })
@@ -273,6 +274,9 @@ impl RuntimeService for Service {
         request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
+        if request.windows.is_some() {
+            return Err(Invalid::new("windows: this node runs Linux containers").into());
+        }
         let limits = convert::changed_resources(request.linux.unwrap_or_default())?;
         self.engine.update_container(&request.container_id, limits).await.map_err(|e| error_status(&e))?;
         answer(UpdateContainerResourcesResponse {})

@@ -10,7 +10,8 @@ use engine::{
 
 use crate::container;
 use crate::convert::{
-    hashed, id_mappings, id_maps, namespace_mode, namespace_mode_name, resources, selects, selinux, sorted,
+    hashed, id_mappings, id_maps, namespace_mode, namespace_mode_name, pid_mode, resources, selects, selinux,
+    sorted,
 };
 use crate::error::Invalid;
 
@@ -20,6 +21,9 @@ pub(crate) fn config(request: v1::RunPodSandboxRequest) -> Result<SandboxConfig,
     let metadata = config.metadata.ok_or_else(|| Invalid::new("a pod needs metadata"))?;
     if metadata.name.is_empty() || metadata.uid.is_empty() || metadata.namespace.is_empty() {
         return Err(Invalid::new("a pod's metadata needs name, uid and namespace"));
+    }
+    if config.windows.is_some() {
+        return Err(Invalid::new("windows: this node runs Linux containers"));
     }
     let linux = config.linux.unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
@@ -79,15 +83,15 @@ fn port(mapping: &v1::PortMapping) -> Result<PortMapping, Invalid> {
 
 fn namespaces(options: v1::NamespaceOption) -> Result<Namespaces, Invalid> {
     Ok(Namespaces {
-        network: namespace_mode(options.network, &options.target_id)?,
-        pid: namespace_mode(options.pid, &options.target_id)?,
-        ipc: namespace_mode(options.ipc, &options.target_id)?,
+        network: namespace_mode(options.network, "")?,
+        pid: pid_mode(&options)?,
+        ipc: namespace_mode(options.ipc, "")?,
         user: user_namespace(options.userns_options)?,
     })
 }
 
 /// The interface allows one range, the same for users and groups, and the container's root must be in it.
-fn user_namespace(options: Option<v1::UserNamespace>) -> Result<Option<UserNamespace>, Invalid> {
+pub(crate) fn user_namespace(options: Option<v1::UserNamespace>) -> Result<Option<UserNamespace>, Invalid> {
     let Some(options) = options else { return Ok(None) };
     match namespace_mode(options.mode, "-")? {
         NamespaceMode::Host if options.uids.is_empty() && options.gids.is_empty() => Ok(None),
