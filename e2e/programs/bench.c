@@ -3,7 +3,7 @@
  *   bench idle                          waits for a signal
  *   bench true                          ends at once
  *   bench lines LENGTH BYTES RESULT     writes lines of LENGTH bytes to its output, 64 KiB at a time, and
- *                                       "BYTES NANOSECONDS" to the file RESULT
+ *                                       "BYTES START" to the file RESULT, START in nanoseconds since 1970
  *   bench stamp MILLISECONDS RESULT     waits, writes the time (nanoseconds since 1970) to RESULT, ends
  *   bench serve PORT                    a connection that starts with S is drained, one with E is echoed
  *   bench send HOST PORT SECONDS        prints bytes per second sent to a server
@@ -47,7 +47,7 @@ static void lines(size_t length, uint64_t total, const char *result) {
     if (length < 1 || length > 1024) exit(2);
     memset(block, 'x', sizeof block);
     for (size_t at = length - 1; at < whole; at += length) block[at] = '\n';
-    start = now(CLOCK_MONOTONIC);
+    start = now(CLOCK_REALTIME);
     while (done < total) {
         size_t at = 0;
         while (at < whole) {
@@ -59,8 +59,7 @@ static void lines(size_t length, uint64_t total, const char *result) {
     }
     file = fopen(result, "w");
     if (file == NULL) fail(result);
-    fprintf(file, "%llu %llu\n", (unsigned long long)done,
-            (unsigned long long)(now(CLOCK_MONOTONIC) - start));
+    fprintf(file, "%llu %llu\n", (unsigned long long)done, (unsigned long long)start);
     fclose(file);
 }
 
