@@ -159,6 +159,25 @@ impl Store {
         }
     }
 
+    /// Takes a blob out of the store as [`Store::remove`] does, but leaves deleting it to the caller: the file
+    /// becomes `grave`. Deleting takes as long as a file is large, moving does not. On another file system
+    /// than the store's it is deleted here and now. Returns whether there is a file to delete.
+    pub fn bury(&self, digest: &Digest, grave: &Path) -> Result<bool, Error> {
+        let path = self.blob_path(digest);
+        let moved = self.leases.remove_unless_held(digest, || match fs::rename(&path, grave) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                fs::remove_file(&path).map(|()| false)
+            }
+            outcome => outcome.map(|()| true),
+        });
+        match moved {
+            None => Ok(false),
+            Some(Ok(buried)) => Ok(buried),
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Some(Err(error)) => Err(Error::io("remove", &path)(error)),
+        }
+    }
+
     /// Every blob in the store; files that are not named like blobs are passed over.
     pub fn list(&self) -> Result<Vec<BlobInfo>, Error> {
         let mut blobs = Vec::new();

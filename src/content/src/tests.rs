@@ -105,6 +105,22 @@ fn old_ingests_are_swept() {
 }
 
 #[test]
+fn a_buried_blob_is_gone_and_its_file_elsewhere() {
+    let (directory, store) = store();
+    let name = store.put(b"dead").unwrap();
+    let grave = directory.path().join("grave");
+    let lease = store.lease();
+    lease.add(&name);
+    assert!(!store.bury(&name, &grave).unwrap(), "a lease holds it");
+    assert!(store.stat(&name).is_some());
+    drop(lease);
+    assert!(store.bury(&name, &grave).unwrap());
+    assert!(store.stat(&name).is_none());
+    assert_eq!(std::fs::read(&grave).unwrap(), b"dead");
+    assert!(!store.bury(&name, &grave).unwrap(), "burying twice is fine");
+}
+
+#[test]
 fn a_lease_holds_against_removal() {
     let (_directory, store) = store();
     let name = store.put(b"held").unwrap();

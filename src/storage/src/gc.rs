@@ -139,7 +139,11 @@ impl Store {
         trash.append(self.collect_adapters()?);
         let blobs = image.metadata_blobs().chain(image.layers.iter().map(|layer| &layer.blob));
         for digest in blobs.filter(|digest| !live.blobs.contains(*digest)) {
-            self.content().remove(digest)?;
+            let grave = trash::grave(&self.trash_path())
+                .map_err(Error::io("name in the trash", &self.trash_path()))?;
+            if self.content().bury(digest, &grave)? {
+                trash.paths.push(grave);
+            }
         }
         Ok(Removal { layers, trash, ..Removal::default() })
     }

@@ -6,7 +6,7 @@ use sys::fs::remove_tree;
 
 use crate::Error;
 
-/// Directories that are out of sight and wait for deletion. Dropping it is fine: the next
+/// Files and directories that are out of sight and wait for deletion. Dropping it is fine: the next
 /// [`crate::Store::empty_trash`] or open finds them.
 #[derive(Debug, Default)]
 #[must_use = "what is in the trash takes space until it is emptied"]
@@ -36,11 +36,17 @@ impl Trash {
     }
 }
 
+/// A name in the trash directory that nothing has.
+pub(crate) fn grave(trash: &Path) -> std::io::Result<PathBuf> {
+    let name: String = sys::fs::random_bytes::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(trash.join(name))
+}
+
 /// Moves a directory into the trash directory under a fresh name. Nothing there is fine.
 pub(crate) fn discard(path: &Path, trash: &Path) -> Result<Trash, Error> {
     let failed = Error::io("move to the trash", path);
-    let name = match sys::fs::random_bytes::<16>() {
-        Ok(bytes) => trash.join(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    let name = match grave(trash) {
+        Ok(name) => name,
         Err(error) => return Err(failed(error)),
     };
     match crate::fail::point().and_then(|()| std::fs::rename(path, &name)) {
