@@ -20,6 +20,7 @@ mod image;
 mod image_service;
 mod metrics;
 mod patience;
+mod rpc_metrics;
 mod runtime_service;
 mod sandbox;
 mod serve;
@@ -28,5 +29,7 @@ mod stats;
 mod status;
 pub mod streaming;
 
+pub use metrics::Usage;
+pub use rpc_metrics::RpcMetrics;
 use serve::Service;
 pub use serve::{ServeError, Server, StartError, StreamingOptions};

@@ -1,7 +1,10 @@
 //! The metrics that the kubelet serves in place of cAdvisor.
 //!
 //! Names, kinds and labels are a contract with dashboards, so they are one table; a sample that is not in
-//! the table cannot be made. Values are whole numbers by the interface: seconds lose their fractions.
+//! the table cannot be made. Values are whole numbers by the interface: seconds lose their fractions there,
+//! and keep them where Prometheus reads them itself ([`Usage`]).
+
+use std::collections::BTreeMap;
 
 use cri_api::v1;
 use engine::{
@@ -13,8 +16,8 @@ use crate::convert::uint;
 /// Labels that every metric starts with.
 const BASE: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
 
-const NS_PER_S: u64 = 1_000_000_000;
-const US_PER_S: u64 = 1_000_000;
+const NS_PER_S: f64 = 1e9;
+const US_PER_S: f64 = 1e6;
 /// What the kernel enforces quotas by, unless told otherwise.
 const DEFAULT_PERIOD_US: u64 = 100_000;
 const DEFAULT_SHARES: u64 = 1024;
@@ -25,7 +28,7 @@ struct Row(&'static str, v1::MetricType, &'static [&'static str], &'static str);
 const C: v1::MetricType = v1::MetricType::Counter;
 const G: v1::MetricType = v1::MetricType::Gauge;
 
-const TABLE: [Row; 56] = [
+static TABLE: [Row; 56] = [
     Row(
         "container_blkio_device_usage_total",
         C,
@@ -134,27 +137,28 @@ pub(crate) fn descriptors() -> Vec<v1::MetricDescriptor> {
     TABLE.iter().map(descriptor).collect()
 }
 
-/// Metrics of a pod and its containers.
+/// Metrics of a pod and its containers, in the interface's form.
 pub(crate) fn sandbox(status: &SandboxStatus, stats: &SandboxStats) -> v1::PodSandboxMetrics {
     let id = status.id.to_string();
-    let mut samples = Samples::new(status, ["", &id, ""], stats.observed_at_ns);
-    stats.interfaces.iter().filter(|i| i.name != "lo").for_each(|interface| samples.interface(interface));
+    let samples = of_sandbox(status, stats);
     let containers = stats.containers.iter().filter_map(|stats| {
         let container = status.containers.iter().find(|container| container.id == stats.id)?;
         Some(v1::ContainerMetrics {
             container_id: stats.id.to_string(),
-            metrics: of_container(status, container, stats),
+            metrics: of_container(status, container, stats).metrics(),
         })
     });
     let container_metrics = containers.collect();
-    v1::PodSandboxMetrics { pod_sandbox_id: id, metrics: samples.metrics, container_metrics }
+    v1::PodSandboxMetrics { pod_sandbox_id: id, metrics: samples.metrics(), container_metrics }
 }
 
-fn of_container(
-    sandbox: &SandboxStatus,
-    status: &ContainerStatus,
-    stats: &ContainerStats,
-) -> Vec<v1::Metric> {
+fn of_sandbox(status: &SandboxStatus, stats: &SandboxStats) -> Samples {
+    let mut samples = Samples::new(status, ["", status.id.as_str(), ""], stats.observed_at_ns);
+    stats.interfaces.iter().filter(|i| i.name != "lo").for_each(|interface| samples.interface(interface));
+    samples
+}
+
+fn of_container(sandbox: &SandboxStatus, status: &ContainerStatus, stats: &ContainerStats) -> Samples {
     let labels =
         [status.config.key.name.as_str(), status.id.as_str(), crate::container::image_name(&status.config)];
     let mut samples = Samples::new(sandbox, labels, stats.observed_at_ns);
@@ -171,35 +175,56 @@ fn of_container(
         samples.pressure("io", cgroup.pressure.io.as_ref());
         samples.add("container_threads_max", &[], cgroup.pids.and_then(|pids| pids.limit).unwrap_or(0));
     }
-    samples.metrics
+    samples
+}
+
+/// A value of a metric.
+struct Sample {
+    row: &'static Row,
+    /// Those of the table's own labels.
+    labels: Vec<String>,
+    value: f64,
 }
 
 /// Collects the samples of one pod or container.
 struct Samples {
     base: [String; 5],
     at_ns: i64,
-    metrics: Vec<v1::Metric>,
+    list: Vec<Sample>,
 }
 
 impl Samples {
     fn new(sandbox: &SandboxStatus, [container, id, image]: [&str; 3], at_ns: i64) -> Self {
         let metadata = &sandbox.config.metadata;
         let base = [&metadata.name, &metadata.namespace, container, id, image].map(str::to_owned);
-        Self { base, at_ns, metrics: Vec::new() }
+        Self { base, at_ns, list: Vec::new() }
     }
 
     /// Adds a sample of a metric in the table; its labels must be as many as the table has.
+    #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53, which is what Prometheus can hold")]
     fn add(&mut self, name: &str, labels: &[&str], value: u64) {
+        self.add_fraction(name, labels, value as f64);
+    }
+
+    fn add_fraction(&mut self, name: &str, labels: &[&str], value: f64) {
         let row = TABLE.iter().find(|Row(n, ..)| *n == name);
         debug_assert!(row.is_some_and(|row| row.2.len() == labels.len()), "{name} {labels:?}");
-        let Some(Row(name, kind, ..)) = row else { return };
-        self.metrics.push(v1::Metric {
-            name: (*name).to_owned(),
+        let Some(row) = row else { return };
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        self.list.push(Sample { row, labels, value });
+    }
+
+    /// In the interface's form.
+    fn metrics(&self) -> Vec<v1::Metric> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and positive")]
+        let metric = |sample: &Sample| v1::Metric {
+            name: sample.row.0.to_owned(),
             timestamp: self.at_ns,
-            metric_type: (*kind).into(),
-            label_values: self.base.iter().cloned().chain(labels.iter().map(|l| (*l).to_owned())).collect(),
-            value: Some(uint(value)),
-        });
+            metric_type: sample.row.1.into(),
+            label_values: self.base.iter().chain(&sample.labels).cloned().collect(),
+            value: Some(uint(sample.value as u64)),
+        };
+        self.list.iter().map(metric).collect()
     }
 
     fn interface(&mut self, interface: &InterfaceStats) {
@@ -240,9 +265,9 @@ impl Samples {
     }
 
     fn processes(&mut self, stats: &ContainerStats) {
-        let seconds = |ns: i64| u64::try_from(ns).unwrap_or(0) / NS_PER_S;
-        self.add("container_last_seen", &[], seconds(stats.observed_at_ns));
-        self.add("container_start_time_seconds", &[], seconds(stats.started_at_ns));
+        let seconds = |ns: i64| in_seconds(u64::try_from(ns).unwrap_or(0), NS_PER_S);
+        self.add_fraction("container_last_seen", &[], seconds(stats.observed_at_ns));
+        self.add_fraction("container_start_time_seconds", &[], seconds(stats.started_at_ns));
         self.add("container_processes", &[], stats.processes);
         self.add("container_threads", &[], stats.threads);
         self.add("container_sockets", &[], stats.sockets);
@@ -254,12 +279,20 @@ impl Samples {
 
     fn cpu(&mut self, cgroup: &CgroupStats) {
         let Some(cpu) = &cgroup.cpu else { return };
-        self.add("container_cpu_usage_seconds_total", &["total"], cpu.usage_ns / NS_PER_S);
-        self.add("container_cpu_user_seconds_total", &[], cpu.user_ns / NS_PER_S);
-        self.add("container_cpu_system_seconds_total", &[], cpu.system_ns / NS_PER_S);
+        self.add_fraction(
+            "container_cpu_usage_seconds_total",
+            &["total"],
+            in_seconds(cpu.usage_ns, NS_PER_S),
+        );
+        self.add_fraction("container_cpu_user_seconds_total", &[], in_seconds(cpu.user_ns, NS_PER_S));
+        self.add_fraction("container_cpu_system_seconds_total", &[], in_seconds(cpu.system_ns, NS_PER_S));
         self.add("container_cpu_cfs_periods_total", &[], cpu.periods);
         self.add("container_cpu_cfs_throttled_periods_total", &[], cpu.throttled_periods);
-        self.add("container_cpu_cfs_throttled_seconds_total", &[], cpu.throttled_ns / NS_PER_S);
+        self.add_fraction(
+            "container_cpu_cfs_throttled_seconds_total",
+            &[],
+            in_seconds(cpu.throttled_ns, NS_PER_S),
+        );
     }
 
     fn memory(&mut self, cgroup: &CgroupStats) {
@@ -305,14 +338,71 @@ impl Samples {
     fn pressure(&mut self, resource: &str, pressure: Option<&Pressure>) {
         let Some(pressure) = pressure else { return };
         let name = |state: &str| format!("container_pressure_{resource}_{state}_seconds_total");
-        self.add(&name("stalled"), &[], pressure.full.total_us / US_PER_S);
-        self.add(&name("waiting"), &[], pressure.some.total_us / US_PER_S);
+        self.add_fraction(&name("stalled"), &[], in_seconds(pressure.full.total_us, US_PER_S));
+        self.add_fraction(&name("waiting"), &[], in_seconds(pressure.some.total_us, US_PER_S));
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a fraction of a second after centuries does not matter")]
+fn in_seconds(ticks: u64, per_second: f64) -> f64 {
+    ticks as f64 / per_second
+}
+
+/// Usage of pods and containers in Prometheus' text format, under the names and labels that cAdvisor gives
+/// them: `id` is the cgroup, `name` the container's id.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// Lines by metric, for all samples of one must stand together.
+    lines: BTreeMap<&'static str, String>,
+}
+
+impl Usage {
+    /// Adds a pod and its containers.
+    pub fn add(&mut self, status: &SandboxStatus, stats: &SandboxStats) {
+        self.push(&of_sandbox(status, stats), &status.config.cgroup_parent);
+        for stats in &stats.containers {
+            let Some(container) = status.containers.iter().find(|c| c.id == stats.id) else { continue };
+            self.push(&of_container(status, container, stats), &container.cgroup_path);
+        }
+    }
+
+    fn push(&mut self, samples: &Samples, cgroup: &str) {
+        let [pod, namespace, container, name, image] = samples.base.each_ref().map(|label| escaped(label));
+        let base = format!(
+            "container=\"{container}\",id=\"{}\",image=\"{image}\",name=\"{name}\",namespace=\"{namespace}\",pod=\"{pod}\"",
+            escaped(cgroup)
+        );
+        for Sample { row: Row(metric, _, keys, _), labels, value } in &samples.list {
+            let lines = self.lines.entry(metric).or_default();
+            let own: String = keys
+                .iter()
+                .zip(labels)
+                .map(|(key, value)| format!(",{key}=\"{}\"", escaped(value)))
+                .collect();
+            lines.push_str(&format!("{metric}{{{base}{own}}} {value}\n"));
+        }
+    }
+
+    /// The text.
+    pub fn into_text(self) -> String {
+        let mut text = String::new();
+        for Row(name, kind, _, help) in &TABLE {
+            let Some(lines) = self.lines.get(name) else { continue };
+            let kind = if *kind == C { "counter" } else { "gauge" };
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}"));
+        }
+        text
+    }
+}
+
+/// A label's value as the text format has it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use engine::{FilesystemStats, PressureLine, Pressures};
 
@@ -325,7 +415,7 @@ pub(crate) mod tests {
             pressure: Pressures { cpu: Some(pressure), memory: Some(pressure), io: Some(pressure) },
             ..Default::default()
         };
-        cgroup.cpu.get_or_insert_default().usage_ns = 10 * NS_PER_S;
+        cgroup.cpu.get_or_insert_default().usage_ns = 10_000_000_000;
         let memory = cgroup.memory.get_or_insert_default();
         memory.working_set_bytes = 400;
         memory.limit_bytes = Some(1000);
@@ -386,5 +476,38 @@ pub(crate) mod tests {
         assert_eq!(cpu.label_values, ["web", "prod", "app", &id, "busybox:1", "total"]);
         assert_eq!(cpu.value.unwrap().value, 10);
         assert_eq!(metrics.metrics[0].label_values, ["web", "prod", "", &"ab".repeat(32), "", "eth0"]);
+    }
+
+    #[test]
+    fn prometheus_reads_usage_as_of_cadvisor() {
+        let mut status = crate::sandbox::tests::snapshot();
+        let mut container = crate::container::tests::snapshot();
+        container.config.key.name = "a\"b".into();
+        status.containers.push(container);
+        let mut of_container = container_stats();
+        if let Some(cpu) = of_container.cgroup.as_mut().and_then(|cgroup| cgroup.cpu.as_mut()) {
+            cpu.usage_ns = 10_500_000_000;
+        }
+        let stats = SandboxStats {
+            id: status.id.clone(),
+            observed_at_ns: 1,
+            cgroup: None,
+            usage_nano_cores: None,
+            interfaces: vec![InterfaceStats { name: "eth0".into(), rx_bytes: 7, ..Default::default() }],
+            processes: 1,
+            containers: vec![of_container],
+        };
+        let mut usage = Usage::default();
+        usage.add(&status, &stats);
+        let text = usage.into_text();
+        let id = "12".repeat(32);
+        let line = format!(
+            "container_cpu_usage_seconds_total{{container=\"a\\\"b\",id=\"/berth/12\",image=\"busybox:1\",\
+             name=\"{id}\",namespace=\"prod\",pod=\"web\",cpu=\"total\"}} 10.5\n"
+        );
+        assert!(text.contains(&line), "{text}");
+        assert!(text.contains("# TYPE container_cpu_usage_seconds_total counter\n"));
+        assert!(text.contains("interface=\"eth0\"} 7\n"));
+        assert_eq!(text.matches("# TYPE container_memory_rss ").count(), 1);
     }
 }

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server as GrpcServer;
 
+use crate::rpc_metrics::{CountCalls, RpcMetrics};
 use crate::sessions::Sessions;
 use crate::streaming;
 
@@ -72,13 +73,15 @@ pub(crate) struct Service {
 #[derive(Debug)]
 pub struct Server {
     service: Service,
+    metrics: Arc<RpcMetrics>,
 }
 
 impl Server {
-    /// Starts the streaming server, which serves sessions until `stop` fires.
+    /// Starts the streaming server, which serves sessions until `stop` fires. Calls are counted.
     pub async fn start(
         engine: Engine,
         options: StreamingOptions,
+        metrics: Arc<RpcMetrics>,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let tls = match &options.tls {
@@ -89,12 +92,12 @@ impl Server {
         let backend = Arc::new(Sessions(engine.clone()));
         let streaming = Arc::new(streaming::Server::start(config, backend, &stop).await?);
         tracing::debug!(address = %streaming.address(), "streaming server listens");
-        Ok(Self { service: Service { engine, streaming, stop } })
+        Ok(Self { service: Service { engine, streaming, stop }, metrics })
     }
 
     /// Serves both services on a socket until `stop` fires and the calls under way are answered.
     pub async fn serve(self, listener: UnixListener, stop: CancellationToken) -> Result<(), ServeError> {
-        let Self { service } = self;
+        let Self { service, metrics } = self;
         let streaming = service.streaming.clone();
         let runtime = RuntimeServiceServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -107,6 +110,7 @@ impl Server {
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(CountCalls(metrics))
             .add_service(runtime)
             .add_service(image)
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())

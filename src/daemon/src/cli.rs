@@ -70,6 +70,9 @@ pub(crate) struct DaemonArgs {
     /// Where the CRI is served.
     #[arg(long, value_name = "PATH")]
     pub(crate) cri_socket: Option<PathBuf>,
+    /// Where metrics are served for Prometheus, as 127.0.0.1:9095.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics_address: Option<String>,
     /// Least severity that is logged: error, warn, info, debug or trace; or a filter such as info,engine=debug.
     #[arg(long, value_name = "L")]
     pub(crate) log_level: Option<String>,

@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     /// Group of the CRI socket.
     pub(crate) socket_group: Option<u32>,
     pub(crate) streaming: Streaming,
+    /// The metrics server; `None` is without.
+    pub(crate) metrics: Option<Metrics>,
     pub(crate) log_filter: String,
     pub(crate) log_format: LogFormat,
     /// The file that was named; `None` is the usual place.
@@ -40,6 +42,17 @@ pub(crate) struct Settings {
 pub(crate) struct Streaming {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// The metrics server.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    pub(crate) address: std::net::SocketAddr,
+    /// Whether usage of every container is told.
+    pub(crate) containers: bool,
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// File with the token that clients must show.
+    pub(crate) bearer_token_file: Option<PathBuf>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -91,6 +104,9 @@ pub(crate) fn load(args: &DaemonArgs) -> Result<Settings, Problems> {
     path(&args.root, &mut file.root);
     path(&args.state, &mut file.state);
     path(&args.cri_socket, &mut file.cri.socket);
+    if let Some(address) = &args.metrics_address {
+        file.metrics.address.clone_from(address);
+    }
     if let Some(level) = &args.log_level {
         file.log.level.clone_from(level);
     }

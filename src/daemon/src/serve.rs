@@ -1,6 +1,8 @@
 //! Running the daemon: one process per root, sockets, signals, an orderly end.
 
 mod admin_server;
+mod metrics_server;
+mod process_metrics;
 mod sockets;
 
 use std::fs::File;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use engine::Engine;
+use engine::metrics::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -73,8 +76,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     // Sockets first: a busy one is an error before anything is touched.
     let cri_listener = sockets::bind(&settings.cri_socket, 0o660, settings.socket_group)?;
     let admin_listener = sockets::bind(&settings.admin_socket, 0o600, None)?;
-    let engine =
-        Engine::open(settings.engine.clone()).await.map_err(|error| anyhow::anyhow!("{}", error.chain()))?;
+    let metrics_listener = match &settings.metrics {
+        Some(metrics) => Some(metrics_server::bind(metrics).await?),
+        None => None,
+    };
+    let registry = Registry::new();
+    let engine = Engine::open(settings.engine.clone(), &registry)
+        .await
+        .map_err(|error| anyhow::anyhow!("{}", error.chain()))?;
     for sentence in engine.status().await.degraded {
         tracing::warn!("{sentence}");
     }
@@ -82,9 +91,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let tracker = TaskTracker::new();
     let streaming =
         cri::StreamingOptions { address: settings.streaming.address, tls: settings.streaming.tls.clone() };
-    let cri = cri::Server::start(engine.clone(), streaming, stop.clone())
-        .await
-        .context("start the streaming server")?;
+    let cri =
+        cri::Server::start(engine.clone(), streaming, cri::RpcMetrics::register(&registry), stop.clone())
+            .await
+            .context("start the streaming server")?;
     let serving = stop.clone();
     tracker.spawn(async move {
         if let Err(error) = cri.serve(cri_listener, serving.clone()).await {
@@ -94,6 +104,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     });
     let admin = Arc::new(admin_server::Admin { engine: engine.clone() });
     tracker.spawn(admin_server::serve(admin, admin_listener, stop.clone(), tracker.clone()));
+    if let (Some(listener), Some(metrics)) = (metrics_listener, &settings.metrics) {
+        let server = metrics_server::Server::new(engine.clone(), registry, metrics);
+        tracker.spawn(server.serve(listener, stop.clone(), tracker.clone()));
+    }
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     tracing::info!(
         cri = %settings.cri_socket.display(),

@@ -3,9 +3,12 @@
 //! A job that has started runs to its end even when the future that waits for it is dropped, so a closure
 //! must leave things in order by itself.
 
+use std::sync::Arc;
+
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
+use crate::metrics::{JobState, Metrics, Pool, Within};
 
 /// Places for blocking work. Purposes do not share places: unpacking an image must not delay a stop.
 #[derive(Debug)]
@@ -13,6 +16,7 @@ pub(crate) struct Blocking {
     lifecycle: Semaphore,
     reading: Semaphore,
     images: Semaphore,
+    metrics: Arc<Metrics>,
 }
 
 /// What a job is for.
@@ -27,8 +31,8 @@ pub(crate) enum Purpose {
 }
 
 impl Blocking {
-    pub(crate) fn new() -> Self {
-        Self { lifecycle: Semaphore::new(64), reading: Semaphore::new(8), images: Semaphore::new(8) }
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { lifecycle: Semaphore::new(64), reading: Semaphore::new(8), images: Semaphore::new(8), metrics }
     }
 
     /// Runs `job` on a thread for blocking work, once its purpose has a place.
@@ -37,12 +41,15 @@ impl Blocking {
         purpose: Purpose,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        let places = match purpose {
-            Purpose::Lifecycle => &self.lifecycle,
-            Purpose::Reading => &self.reading,
-            Purpose::Images => &self.images,
+        let (places, pool) = match purpose {
+            Purpose::Lifecycle => (&self.lifecycle, Pool::Lifecycle),
+            Purpose::Reading => (&self.reading, Pool::Reading),
+            Purpose::Images => (&self.images, Pool::Images),
         };
+        let waiting = Within::enter(self.metrics.jobs.get((pool, JobState::Waiting)));
         let _place = places.acquire().await.map_err(|_| Error::internal("the engine is shutting down"))?;
+        drop(waiting);
+        let _running = Within::enter(self.metrics.jobs.get((pool, JobState::Running)));
         let span = tracing::Span::current();
         tokio::task::spawn_blocking(move || span.in_scope(job))
             .await

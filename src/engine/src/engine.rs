@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Bus, Subscription};
 use crate::images::Images;
 use crate::keeper_link::Link;
+use crate::metrics::Metrics;
 use crate::model::{
     ContainerConfig, ContainerKey, ContainerStatus, NamespaceMode, PortMapping, Protocol, Resources,
     SandboxConfig, SandboxMetadata, SandboxStatus,
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) boot_id: String,
     pub(crate) host: HostFacts,
     pub(crate) link: Arc<Link>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) blocking: Arc<Blocking>,
     pub(crate) bus: Bus,
     pub(crate) storage: Arc<storage::Store>,
@@ -70,6 +72,7 @@ pub(crate) struct Parts {
     pub(crate) boot_id: String,
     pub(crate) host: HostFacts,
     pub(crate) link: Arc<Link>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) storage: Arc<storage::Store>,
     pub(crate) images: Images,
     pub(crate) network: Arc<network::Network>,
@@ -86,8 +89,9 @@ impl Engine {
             boot_id: parts.boot_id,
             host: parts.host,
             link: parts.link,
-            blocking: Arc::new(Blocking::new()),
-            bus: Bus::new(),
+            blocking: Arc::new(Blocking::new(Arc::clone(&parts.metrics))),
+            bus: Bus::new(Arc::clone(&parts.metrics)),
+            metrics: parts.metrics,
             storage: parts.storage,
             images: parts.images,
             network: parts.network,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use oci::{ContainerId, SandboxId};
 use tokio::sync::broadcast;
 
+use crate::metrics::Metrics;
 use crate::model::SandboxStatus;
 
 /// Events kept for a slow subscriber.
@@ -46,14 +47,20 @@ pub struct Event {
 
 /// Receives events from the moment it was made.
 #[derive(Debug)]
-pub struct Subscription(broadcast::Receiver<Event>);
+pub struct Subscription {
+    events: broadcast::Receiver<Event>,
+    metrics: Arc<Metrics>,
+}
 
 impl Subscription {
     /// The next event; `Err(n)` says that `n` events were missed; `None` that the engine ends.
     pub async fn next(&mut self) -> Option<std::result::Result<Event, u64>> {
-        match self.0.recv().await {
+        match self.events.recv().await {
             Ok(event) => Some(Ok(event)),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Err(missed)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                self.metrics.events_missed.inc_by(missed);
+                Some(Err(missed))
+            }
             Err(broadcast::error::RecvError::Closed) => None,
         }
     }
@@ -63,15 +70,21 @@ impl Subscription {
 pub(crate) struct Bus {
     sender: broadcast::Sender<Event>,
     next: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 impl Bus {
-    pub(crate) fn new() -> Self {
-        Self { sender: broadcast::channel(CAPACITY).0, next: AtomicU64::new(1) }
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { sender: broadcast::channel(CAPACITY).0, next: AtomicU64::new(1), metrics }
+    }
+
+    /// How many subscribers there are, and how many events the slowest of them has still to get.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        (self.sender.receiver_count(), self.sender.len())
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
-        Subscription(self.sender.subscribe())
+        Subscription { events: self.sender.subscribe(), metrics: Arc::clone(&self.metrics) }
     }
 
     /// Tells all subscribers. Call it after the snapshot that shows the change was published.
@@ -89,6 +102,7 @@ impl Bus {
             status,
             at_ns: sys::fs::now_ns(),
         };
+        self.metrics.events.inc();
         // No subscriber is no error: nobody asked to be told.
         drop(self.sender.send(event));
     }

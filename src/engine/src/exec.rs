@@ -15,6 +15,7 @@ use crate::blocking::Purpose;
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keeper_link::borrow;
+use crate::metrics::{ExecKind, Outcome, Within};
 use crate::model::{ExecConfig, ExecOutput, ExecSyncConfig};
 use crate::sandbox::LiveContainer;
 use crate::sessions::{AttachSession, ExecSession, Streams, Terminal};
@@ -33,6 +34,8 @@ pub(crate) struct Cleanup {
     cgroup: Option<PathBuf>,
     ended: bool,
     exit: Option<oneshot::Receiver<Exit>>,
+    /// Counts it among those that run.
+    active: Option<Within>,
     /// Whether the session is killed when its owner gives up.
     kill_when_dropped: bool,
 }
@@ -63,6 +66,7 @@ impl Drop for Cleanup {
         let (shared, id, cgroup) = (Arc::clone(&self.shared), self.id.clone(), self.cgroup.take());
         let kill = self.kill_when_dropped && !self.ended;
         let running = self.exit.take().filter(|_| !self.ended);
+        let active = self.active.take();
         let tracker = shared.tracker.clone();
         tracker.spawn(async move {
             if kill && let Some(cgroup) = cgroup.clone() {
@@ -79,6 +83,7 @@ impl Drop for Cleanup {
                     () = shared.shutdown.cancelled() => return,
                 }
             }
+            drop(active);
             let request = Request::Release { id: id.clone() };
             if let Err(error) = shared.link.call("release an exec session", request, &[]).await {
                 tracing::debug!(exec = %id, error = error.chain(), "the keeper could not release an exec session");
@@ -97,7 +102,7 @@ impl Engine {
         let live = self.live_container(container)?;
         let (theirs, streams) =
             if config.tty { (Vec::new(), Streams::default()) } else { pipes(config.stdin)? };
-        let mut session = self.start_exec(container, &live, &config, theirs).await?;
+        let mut session = self.counted_exec(ExecKind::Stream, container, &live, &config, theirs).await?;
         if !config.tty {
             session.streams = streams;
         }
@@ -107,7 +112,10 @@ impl Engine {
     /// Runs a process in a container to its end. When the time is over everything it started is killed.
     pub async fn exec_sync(&self, container: &ContainerId, config: ExecSyncConfig) -> Result<ExecOutput> {
         let asked = ExecConfig { command: config.command.clone(), ..ExecConfig::default() };
-        let mut session = self.exec(container, asked).await?;
+        let live = self.live_container(container)?;
+        let (theirs, streams) = pipes(false)?;
+        let mut session = self.counted_exec(ExecKind::Sync, container, &live, &asked, theirs).await?;
+        session.streams = streams;
         // Nobody can ever see what a command goes on to do once its client is gone.
         session.cleanup.kill_when_dropped = true;
         let limit = config.max_output_bytes;
@@ -136,6 +144,19 @@ impl Engine {
         }
     }
 
+    async fn counted_exec(
+        &self,
+        kind: ExecKind,
+        container: &ContainerId,
+        live: &LiveContainer,
+        config: &ExecConfig,
+        theirs: Vec<OwnedFd>,
+    ) -> Result<ExecSession> {
+        let started = self.start_exec(container, live, config, theirs).await;
+        self.shared().metrics.exec_sessions.get((kind, Outcome::of(&started))).inc();
+        started
+    }
+
     async fn start_exec(
         &self,
         container: &ContainerId,
@@ -161,6 +182,7 @@ impl Engine {
             // Until it runs there is nothing to wait for.
             ended: true,
             exit: None,
+            active: None,
             kill_when_dropped: false,
         };
         let exit = shared.link.route_exec(&id);
@@ -173,11 +195,14 @@ impl Engine {
             cgroups,
         }));
         let what = format!("execute {:?} in container {}", config.command[0], container.short());
+        let started = std::time::Instant::now();
         let called = shared.link.call(&what, request, &borrow(&theirs)).await;
         if called.is_err() {
             shared.link.unroute(&id);
         }
         let (reply, fds) = called?;
+        shared.metrics.exec_start_seconds.observe(started.elapsed().as_secs_f64());
+        cleanup.active = Some(Within::enter(&shared.metrics.exec_active));
         cleanup.exit = Some(exit);
         cleanup.ended = false;
         let KeeperReply::Started { terminal, stdin, .. } = reply else {

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::blocking::Purpose;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{Metrics, Success, Within};
 use crate::model::{FsUsage, ImageInfo, PullOutcome, PullRequest};
 use crate::sandbox::{matches_glob, storage_error};
 
@@ -27,11 +28,13 @@ pub(crate) struct Images {
     /// Configurations by digest: small, immutable, and needed by every list.
     configs: Mutex<HashMap<Digest, Arc<ImageConfiguration>>>,
     tracker: TaskTracker,
+    metrics: Arc<Metrics>,
 }
 
 /// Unpacks layers as they arrive.
 struct Unpacker {
     store: Arc<storage::Store>,
+    metrics: Arc<Metrics>,
     leases: Mutex<Vec<content::Lease>>,
 }
 
@@ -45,14 +48,38 @@ impl PullSink for Unpacker {
     }
 
     fn layer(&self, job: &LayerJob<'_>, reader: Box<dyn Read + Send>) -> std::result::Result<(), BoxError> {
-        self.store.unpack(&job.layer.diff_id, job.layer.compression, reader)?;
+        let started = std::time::Instant::now();
+        let reader = Counted { reader, bytes: self.metrics.pull_bytes.clone() };
+        let unpacked = self.store.unpack(&job.layer.diff_id, job.layer.compression, reader);
+        self.metrics.unpacks.get(Success::of(&unpacked)).inc();
+        self.metrics.unpack_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.unpack_bytes.inc_by(unpacked?.bytes);
         Ok(())
     }
 }
 
+/// Counts what is read of a layer.
+struct Counted {
+    reader: Box<dyn Read + Send>,
+    bytes: prometheus::IntCounter,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.bytes.inc_by(count as u64);
+        Ok(count)
+    }
+}
+
 impl Images {
-    pub(crate) fn new(client: image::Client, store: Arc<storage::Store>, pinned: Vec<String>) -> Self {
-        Self { client, store, pinned, configs: Mutex::default(), tracker: TaskTracker::new() }
+    pub(crate) fn new(
+        client: image::Client,
+        store: Arc<storage::Store>,
+        pinned: Vec<String>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { client, store, pinned, configs: Mutex::default(), tracker: TaskTracker::new(), metrics }
     }
 
     pub(crate) async fn shutdown(&self) {
@@ -189,6 +216,8 @@ impl Engine {
         let (report, outcome) = tokio::sync::oneshot::channel();
         let span = tracing::info_span!("pull", image = %reference);
         let work = async move {
+            let started = std::time::Instant::now();
+            let _active = Within::enter(&shared.metrics.pulls_active);
             let outcome = pull(
                 &shared.images,
                 &reference,
@@ -197,6 +226,7 @@ impl Engine {
                 shared.config.images.discard_unpacked_layers,
             )
             .await;
+            shared.metrics.pulls.ended(started, &outcome);
             if let Err(error) = &outcome {
                 tracing::info!(error = error.chain(), "pull failed");
             }
@@ -293,15 +323,16 @@ impl Engine {
         self.shared().blocking.run(Purpose::Images, work).await?
     }
 
+    /// The image store's use of its file system.
+    pub(crate) async fn store_info(&self) -> Result<storage::FsInfo> {
+        let shared = Arc::clone(self.shared());
+        let info = self.shared().blocking.run(Purpose::Images, move || shared.storage.fs_info()).await?;
+        info.map_err(|error| storage_error("measure the image store".to_owned(), error))
+    }
+
     /// What images and what containers use on disk.
     pub async fn image_fs_usage(&self) -> Result<(FsUsage, FsUsage)> {
-        let shared = Arc::clone(self.shared());
-        let info = self
-            .shared()
-            .blocking
-            .run(Purpose::Images, move || shared.storage.fs_info())
-            .await?
-            .map_err(|error| storage_error("measure the image store".to_owned(), error))?;
+        let info = self.store_info().await?;
         let observed_at_ns = sys::fs::now_ns();
         let usage = |used: storage::Usage| FsUsage {
             mountpoint: info.mountpoint.to_string_lossy().into_owned(),
@@ -321,7 +352,11 @@ async fn pull(
     discard_layers: bool,
 ) -> Result<PullOutcome> {
     let started = std::time::Instant::now();
-    let sink = Arc::new(Unpacker { store: Arc::clone(&images.store), leases: Mutex::default() });
+    let sink = Arc::new(Unpacker {
+        store: Arc::clone(&images.store),
+        metrics: Arc::clone(&images.metrics),
+        leases: Mutex::default(),
+    });
     let request = image::PullRequest {
         reference: reference.clone(),
         platform: Platform::host(),

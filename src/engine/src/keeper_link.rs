@@ -16,6 +16,7 @@ use oci::ContainerId;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{KeeperRequest, Metrics, Success};
 
 /// How long a keeper that was just started may take to listen.
 const START_PATIENCE: Duration = Duration::from_secs(5);
@@ -65,6 +66,7 @@ pub(crate) struct Link {
     unclaimed: Mutex<HashMap<String, Exit>>,
     next_id: AtomicU64,
     connected: watch::Sender<bool>,
+    metrics: Arc<Metrics>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -74,7 +76,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Link {
     /// Connects to the keeper at `socket`, starting `program` when nobody listens. Blocks; for start-up and
     /// for the thread that watches the link.
-    pub(crate) fn open(socket: &Path, program: Option<&Path>, state: &Path) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        socket: &Path,
+        program: Option<&Path>,
+        state: &Path,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>> {
         let link = Arc::new(Self {
             sender: Mutex::new(None),
             pending: Mutex::new(HashMap::new()),
@@ -82,6 +89,7 @@ impl Link {
             unclaimed: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(1),
             connected: watch::channel(false).0,
+            metrics,
         });
         link.connect(socket, program, state)?;
         Ok(link)
@@ -103,6 +111,7 @@ impl Link {
             .spawn(move || link.read(receiver))
             .map_err(|error| Error::io("start the thread that listens to the keeper", error))?;
         self.call_blocking(Request::Subscribe)?;
+        self.metrics.keeper_up.set(1);
         self.connected.send_replace(true);
         Ok(())
     }
@@ -114,12 +123,18 @@ impl Link {
 
     /// Sends a request and waits for its reply. Dropping the future does not undo the request.
     pub(crate) async fn call(&self, what: &str, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
-        let reply = self.send(request, fds)?;
-        match reply.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(failure)) => Err(from_failure(what, failure)),
-            Err(_) => Err(lost(what)),
-        }
+        let (kind, started) = (KeeperRequest::of(&request), Instant::now());
+        let outcome = match self.send(request, fds) {
+            Err(error) => Err(error),
+            Ok(reply) => match reply.await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(failure)) => Err(from_failure(what, failure)),
+                Err(_) => Err(lost(what)),
+            },
+        };
+        self.metrics.keeper_requests.get((kind, Success::of(&outcome))).inc();
+        self.metrics.keeper_seconds.get(kind).observe(started.elapsed().as_secs_f64());
+        outcome
     }
 
     fn call_blocking(&self, request: Request) -> Result<Answer> {
@@ -200,6 +215,7 @@ impl Link {
             }
         }
         *lock(&self.sender) = None;
+        self.metrics.keeper_up.set(0);
         self.connected.send_replace(false);
         // Dropping the senders tells everybody who waits.
         lock(&self.pending).clear();

@@ -25,6 +25,7 @@ mod files;
 mod images;
 mod inspect;
 mod keeper_link;
+pub mod metrics;
 mod model;
 mod names;
 mod networks;

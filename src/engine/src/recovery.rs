@@ -20,6 +20,7 @@ use crate::engine::{Engine, Parts, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::Images;
 use crate::keeper_link::Link;
+use crate::metrics::{Leftover, Metrics, Registry};
 use crate::model::ContainerState;
 use crate::networks::{Joiner, Networks};
 use crate::record::{ContainerRecord, SandboxRecord};
@@ -29,13 +30,18 @@ use crate::spec::{Environment, HostFacts};
 
 impl Engine {
     /// Opens the stores, connects to the keeper, and takes over what runs.
-    pub async fn open(config: Config) -> Result<Self> {
-        let opened = tokio::task::spawn_blocking(move || open_parts(config)).await;
+    ///
+    /// What the engine counts is registered in `registry`.
+    pub async fn open(config: Config, registry: &Registry) -> Result<Self> {
+        let metrics = Arc::new(Metrics::register(registry));
+        let opened = tokio::task::spawn_blocking(move || open_parts(config, metrics)).await;
         let parts = opened.map_err(|error| {
             Error::caused_by(ErrorKind::Internal, "opening the engine broke off", error)
         })??;
         let engine = Self::assemble(parts);
+        let started = std::time::Instant::now();
         engine.recover().await?;
+        engine.shared().metrics.recovery_seconds.set(started.elapsed().as_secs_f64());
         engine.start_watching();
         Ok(engine)
     }
@@ -60,6 +66,7 @@ impl Engine {
         let mut held: HashMap<String, Held> = HashMap::new();
         for process in processes {
             if process.exec_in.is_some() {
+                shared.metrics.leftovers.get(Leftover::Exec).inc();
                 self.drop_orphan(&process.id, false).await;
             } else {
                 held.insert(process.id.clone(), process);
@@ -72,6 +79,7 @@ impl Engine {
             self.adopt(record, namespaces, &mut held, &mut fds);
         }
         for (id, process) in held {
+            shared.metrics.leftovers.get(Leftover::Container).inc();
             tracing::warn!(container = %id, pid = process.pid, "the keeper holds a container that no record names; it is ended");
             if let Some(pidfd) = take(&mut fds, process.pidfd) {
                 let _ = sys::pidfd::signal(pidfd.as_fd(), 9);
@@ -79,6 +87,7 @@ impl Engine {
             self.drop_orphan(&id, true).await;
         }
         for key in spaces.into_keys() {
+            shared.metrics.leftovers.get(Leftover::Namespaces).inc();
             tracing::warn!(sandbox = %key, "the keeper holds namespaces that no record names; they are dropped");
             let request = Request::DropNamespaces { key };
             drop(shared.link.call("drop namespaces that nobody owns", request, &[]).await);
@@ -134,6 +143,8 @@ impl Engine {
                 containers.extend(status.containers.iter().map(|c| c.id.clone()));
             }
             let report = shared.network.gc(&valid);
+            shared.metrics.leftovers.get(Leftover::Attachment).inc_by(report.attachments as u64);
+            shared.metrics.leftovers.get(Leftover::Link).inc_by(report.links as u64);
             if report.attachments + report.links > 0 {
                 tracing::info!(
                     attachments = report.attachments,
@@ -143,6 +154,7 @@ impl Engine {
             }
             for snapshot in shared.storage.list_snapshots() {
                 if !containers.contains(&snapshot.key) {
+                    shared.metrics.leftovers.get(Leftover::Snapshot).inc();
                     match shared.storage.remove(&snapshot.key) {
                         Ok(trash) => drop(trash.empty()),
                         Err(error) => tracing::warn!(%error, "a leftover snapshot could not be removed"),
@@ -273,10 +285,12 @@ fn read_records(shared: &Shared) -> Vec<SandboxRecord> {
             Ok(record) if record.boot_id == shared.boot_id => records.push(record),
             Ok(record) => {
                 tracing::info!(sandbox = %record.id, "a sandbox of an earlier boot is forgotten");
+                shared.metrics.leftovers.get(Leftover::Record).inc();
                 forget_directory(&path);
             }
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "the record of a sandbox cannot be read; what it held is swept");
+                shared.metrics.leftovers.get(Leftover::Record).inc();
                 forget_directory(&path);
             }
         }
@@ -290,7 +304,7 @@ fn forget_directory(path: &Path) {
     }
 }
 
-fn open_parts(config: Config) -> Result<Parts> {
+fn open_parts(config: Config, metrics: Arc<Metrics>) -> Result<Parts> {
     let boot_id = sys::fs::boot_id().map_err(|error| Error::io("read the boot id", error))?;
     for (dir, mode) in [(&config.root, 0o700), (&config.state, 0o711)] {
         sys::fs::ensure_directories(dir, mode)
@@ -299,7 +313,7 @@ fn open_parts(config: Config) -> Result<Parts> {
     let sandboxes = config.state.join("sandboxes");
     sys::fs::ensure_directory(&sandboxes, 0o711)
         .map_err(|error| Error::io(format!("make {}", sandboxes.display()), error))?;
-    let (storage, images) = open_images(&config)?;
+    let (storage, images) = open_images(&config, &metrics)?;
     let cgroups = sys::cgroup::Layout::detect(&config.cgroups.root, Path::new("/proc")).map_err(|error| {
         Error::io(format!("find the cgroups below {}", config.cgroups.root.display()), error)
     })?;
@@ -309,11 +323,17 @@ fn open_parts(config: Config) -> Result<Parts> {
     let (host, degraded) = host_facts(&config, &cgroups);
     let seccomp =
         Profiles::load(config.containers.seccomp_profile.as_deref(), &config.containers.seccomp_dir)?;
-    let link = Link::open(&config.keeper_socket, config.keeper_program.as_deref(), &config.state)?;
+    let link = Link::open(
+        &config.keeper_socket,
+        config.keeper_program.as_deref(),
+        &config.state,
+        Arc::clone(&metrics),
+    )?;
     Ok(Parts {
         boot_id,
         host,
         link,
+        metrics,
         storage,
         images,
         network: Arc::new(network),
@@ -325,7 +345,7 @@ fn open_parts(config: Config) -> Result<Parts> {
     })
 }
 
-fn open_images(config: &Config) -> Result<(Arc<storage::Store>, Images)> {
+fn open_images(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<storage::Store>, Images)> {
     let content = content::Store::open(&config.root.join("content"))
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the content store", error))?;
     let options = storage::Options {
@@ -343,7 +363,7 @@ fn open_images(config: &Config) -> Result<(Arc<storage::Store>, Images)> {
     client.stall_timeout = config.images.progress_timeout;
     let client = image::Client::new(client)
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "make the registry client", error))?;
-    let images = Images::new(client, Arc::clone(&storage), config.images.pinned.clone());
+    let images = Images::new(client, Arc::clone(&storage), config.images.pinned.clone(), Arc::clone(metrics));
     Ok((storage, images))
 }
 

@@ -8,6 +8,7 @@ use oci::ContainerId;
 use crate::blocking::Purpose;
 use crate::engine::{Engine, Shared};
 use crate::images::Chain;
+use crate::metrics::Success;
 
 /// How often the image store is looked through.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
@@ -32,15 +33,22 @@ async fn collect_now_and_then(shared: &Arc<Shared>) {
     loop {
         let collecting = Arc::clone(shared);
         let work = move || collecting.storage.gc(storage::GcOptions::default());
-        match shared.blocking.run(Purpose::Images, work).await {
+        let started = std::time::Instant::now();
+        let collected = shared.blocking.run(Purpose::Images, work).await;
+        shared.metrics.gc_seconds.observe(started.elapsed().as_secs_f64());
+        match collected {
             Ok(Ok(report)) => {
+                shared.metrics.collected(report.layers.len(), report.blobs.len(), report.blob_bytes);
                 if !report.layers.is_empty() || !report.blobs.is_empty() {
                     let (layers, blobs) = (report.layers.len(), report.blobs.len());
                     tracing::info!(layers, blobs, bytes = report.blob_bytes, "collected what no image needs");
                 }
                 shared.images.empty(report.trash);
             }
-            Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "collecting what no image needs failed"),
+            Ok(Err(error)) => {
+                shared.metrics.gc_runs.get(Success::Failed).inc();
+                tracing::warn!(error = %Chain(&error), "collecting what no image needs failed");
+            }
             Err(_) => return,
         }
         tokio::select! {
@@ -107,7 +115,10 @@ async fn watch_keeper(shared: &Arc<Shared>) {
             )
         });
         match connected.await {
-            Ok(Ok(())) => tracing::info!("connected to the keeper again"),
+            Ok(Ok(())) => {
+                shared.metrics.keeper_reconnects.inc();
+                tracing::info!("connected to the keeper again");
+            }
             Ok(Err(error)) => {
                 tracing::warn!(error = error.chain(), "the keeper cannot be reached");
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{Credentials, File, Runtime};
-use super::{Settings, Streaming};
+use super::{Metrics, Settings, Streaming};
 use crate::cli::LogFormat;
 
 /// Checks everything before it says anything.
@@ -41,6 +41,7 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
     }
     let socket_group = group(&file.cri.group, &mut say);
     let streaming = streaming(&file, &mut say);
+    let metrics = metrics(&file, &mut say);
     let engine = engine::Config {
         keeper_program: file.keeper.start.then(|| keeper_program(&file.keeper.program)),
         cgroups: cgroups(&file, &mut say),
@@ -62,6 +63,7 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
         admin_socket: state.join("admin.sock"),
         socket_group,
         streaming: streaming.unwrap_or(Streaming { address: ([127, 0, 0, 1], 0).into(), tls: None }),
+        metrics,
         log_filter: file.log.level.clone(),
         log_format,
         config_path: None,
@@ -109,33 +111,62 @@ fn group(name: &str, say: &mut impl FnMut(String)) -> Option<u32> {
 }
 
 fn streaming(file: &File, say: &mut impl FnMut(String)) -> Option<Streaming> {
-    let address = file.streaming.address.parse();
-    if address.is_err() {
-        say(format!(
-            "streaming.address = {:?}: expected an address with a port, as 127.0.0.1:0",
-            file.streaming.address
-        ));
+    let given = &file.streaming;
+    let address = address("streaming.address", &given.address, say);
+    let tls = certificate("streaming", &given.tls_certificate, &given.tls_key, say);
+    address.map(|address| Streaming { address, tls })
+}
+
+fn metrics(file: &File, say: &mut impl FnMut(String)) -> Option<Metrics> {
+    let given = &file.metrics;
+    let tls = certificate("metrics", &given.tls_certificate, &given.tls_key, say);
+    let bearer_token_file = optional(&given.bearer_token_file);
+    if let Some(path) = &bearer_token_file
+        && let Err(error) = std::fs::metadata(path)
+    {
+        say(format!("metrics.bearer_token_file: {} cannot be read: {error}", path.display()));
     }
-    let tls = match (optional(&file.streaming.tls_certificate), optional(&file.streaming.tls_key)) {
+    if given.address.is_empty() {
+        return None;
+    }
+    let address = address("metrics.address", &given.address, say)?;
+    Some(Metrics { address, containers: given.containers, tls, bearer_token_file })
+}
+
+fn address(key: &str, text: &str, say: &mut impl FnMut(String)) -> Option<std::net::SocketAddr> {
+    let address = text.parse();
+    if address.is_err() {
+        say(format!("{key} = {text:?}: expected an address with a port, as 127.0.0.1:9095"));
+    }
+    address.ok()
+}
+
+/// A certificate and its key: both or none, and both are there.
+fn certificate(
+    table: &str,
+    certificate: &str,
+    key: &str,
+    say: &mut impl FnMut(String),
+) -> Option<(PathBuf, PathBuf)> {
+    match (optional(certificate), optional(key)) {
         (Some(certificate), Some(key)) => {
             for (name, path) in [("tls_certificate", &certificate), ("tls_key", &key)] {
                 if let Err(error) = std::fs::metadata(path) {
-                    say(format!("streaming.{name}: {} cannot be read: {error}", path.display()));
+                    say(format!("{table}.{name}: {} cannot be read: {error}", path.display()));
                 }
             }
             Some((certificate, key))
         }
         (None, None) => None,
         (Some(_), None) => {
-            say("streaming.tls_certificate is set without streaming.tls_key".to_owned());
+            say(format!("{table}.tls_certificate is set without {table}.tls_key"));
             None
         }
         (None, Some(_)) => {
-            say("streaming.tls_key is set without streaming.tls_certificate".to_owned());
+            say(format!("{table}.tls_key is set without {table}.tls_certificate"));
             None
         }
-    };
-    address.ok().map(|address| Streaming { address, tls })
+    }
 }
 
 fn cgroups(file: &File, say: &mut impl FnMut(String)) -> engine::CgroupConfig {

@@ -31,6 +31,7 @@ table! {
         log: Log = Log::default(),
         cri: Cri = Cri::default(),
         streaming: Streaming = Streaming::default(),
+        metrics: Metrics = Metrics::default(),
         keeper: Keeper = Keeper::default(),
         cgroups: Cgroups = Cgroups::default(),
         runtimes: BTreeMap<String, Runtime> = BTreeMap::from([("berth".to_owned(), Runtime::default())]),
@@ -60,6 +61,16 @@ table! {
         address: String = "127.0.0.1:0".into(),
         tls_certificate: String = String::new(),
         tls_key: String = String::new(),
+    }
+}
+
+table! {
+    Metrics {
+        address: String = String::new(),
+        containers: bool = false,
+        tls_certificate: String = String::new(),
+        tls_key: String = String::new(),
+        bearer_token_file: String = String::new(),
     }
 }
 

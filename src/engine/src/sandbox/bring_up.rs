@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use keeper::protocol::{NamespaceKind, NamespaceSpec, Reply as KeeperReply, Request};
 use oci::SandboxId;
@@ -33,7 +34,9 @@ pub(super) fn hostname(config: &SandboxConfig, id: &SandboxId) -> String {
 impl Task {
     /// Brings the sandbox up and tells `progress`. `false` means that nothing of it is left and the task ends.
     pub(super) async fn bring_up(&mut self, progress: watch::Sender<Progress<SandboxId>>) -> bool {
+        let started = Instant::now();
         let outcome = self.try_bring_up(&progress).await;
+        self.shared.metrics.sandbox_starts.ended(started, &outcome);
         let id = self.record.id.clone();
         match outcome {
             Ok(()) => {
@@ -75,10 +78,13 @@ impl Task {
         self.create_namespaces().await?;
         if wants_network {
             enter(progress, "set up the network");
-            match self.record.config.user_networking.clone() {
-                Some(networking) => self.join_networks(&networking).await?,
-                None => self.attach_network().await?,
-            }
+            let started = Instant::now();
+            let attached = match self.record.config.user_networking.clone() {
+                Some(networking) => self.join_networks(&networking).await,
+                None => self.attach_network().await,
+            };
+            self.shared.metrics.network_attaches.ended(started, &attached);
+            attached?;
         }
         enter(progress, "write files");
         let texts = self.name_files().await?;
@@ -244,14 +250,7 @@ impl Task {
     pub(super) async fn take_down(&mut self) -> Result<()> {
         let mut troubles = Vec::new();
         self.resolver = None;
-        if self.record.config.user_networking.is_some()
-            && let Err(error) = self.leave_all_networks().await
-        {
-            troubles.push(error.chain());
-        }
-        if self.record.network.is_some()
-            && let Err(error) = self.detach_network().await
-        {
+        if let Err(error) = self.leave_networks().await {
             troubles.push(error.chain());
         }
         if self.record.has_namespaces {
@@ -272,6 +271,20 @@ impl Task {
         }
         let text = format!("take down sandbox {}: {}", self.record.id.short(), troubles.join("; "));
         Err(Error::internal(text))
+    }
+
+    /// Leaves whatever networks the sandbox is on.
+    async fn leave_networks(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let left = if self.record.config.user_networking.is_some() {
+            self.leave_all_networks().await
+        } else if self.record.network.is_some() {
+            self.detach_network().await
+        } else {
+            return Ok(());
+        };
+        self.shared.metrics.network_detaches.ended(started, &left);
+        left
     }
 
     async fn detach_network(&mut self) -> Result<()> {

@@ -24,7 +24,9 @@ impl Task {
         config: ContainerConfig,
         progress: watch::Sender<Progress<ContainerId>>,
     ) {
+        let started = std::time::Instant::now();
         let outcome = self.try_create(config, &progress).await;
+        self.shared.metrics.container_creates.ended(started, &outcome);
         if let Err(error) = &outcome {
             tracing::debug!(error = error.chain(), "container could not be created");
         }

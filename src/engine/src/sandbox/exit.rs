@@ -6,6 +6,7 @@ use oci::ContainerId;
 use super::task::{Task, answer};
 use crate::blocking::Purpose;
 use crate::events::EventKind;
+use crate::metrics::{self, Stop};
 use crate::model::{ContainerState, ExitReason, ExitRecord};
 use crate::record::Phase;
 
@@ -38,6 +39,7 @@ impl Task {
             finished_at_ns: exit.at_ns,
         };
         tracing::info!(container = %id, exit_code = exit.code, oom_killed, "container exited");
+        self.shared.metrics.container_exits.get(metrics::Exit::of(reason)).inc();
         if let Some(container) = self.record.container_mut(&id) {
             container.state = ContainerState::Exited(record);
             container.oom_kills = oom_kills;
@@ -51,6 +53,9 @@ impl Task {
 
     async fn after_exit(&mut self, id: &ContainerId) {
         if let Some(stopping) = self.stops.remove(id) {
+            let how = if stopping.kill_at.is_some() { Stop::Graceful } else { Stop::Killed };
+            self.shared.metrics.container_stops.get(how).inc();
+            self.shared.metrics.container_stop_seconds.observe(stopping.since.elapsed().as_secs_f64());
             for waiter in stopping.waiters {
                 answer(waiter, Ok(()));
             }

@@ -131,8 +131,10 @@ pub(super) fn mount_rootfs(shared: &Shared, id: &ContainerId, user: Option<&Owne
         Error::new(ErrorKind::FailedPrecondition, format!("{}: it has no snapshot", what()))
     })?;
     let options = storage::MountOptions { readonly: false, user_namespace: user.map(AsFd::as_fd) };
-    let mount = shared.storage.mount(&snapshot, options).map_err(|error| storage_error(what(), error))?;
-    Ok(mount.into())
+    let started = std::time::Instant::now();
+    let mounted = shared.storage.mount(&snapshot, options).map_err(|error| storage_error(what(), error));
+    shared.metrics.rootfs_mounts.ended(started, &mounted);
+    Ok(mounted?.into())
 }
 
 fn write_bundle(input: &PrepareInput, resolved: &user::Resolved) -> Result<()> {

@@ -18,6 +18,7 @@ use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::EventKind;
 use crate::keeper_link::borrow;
+use crate::metrics;
 use crate::model::{ContainerState, ExitReason, ExitRecord, MountSource, NamespaceMode};
 use crate::record::{ContainerRecord, Phase};
 use crate::spec::{self, Environment};
@@ -74,7 +75,10 @@ impl Task {
         container.start_asked = true;
         self.persist().await?;
         self.shared.link.route_container(id, &self.inbox);
-        match self.try_start(id).await {
+        let started = std::time::Instant::now();
+        let outcome = self.try_start(id).await;
+        self.shared.metrics.container_starts.ended(started, &outcome);
+        match outcome {
             Ok(live) => {
                 let pid = live.0.pid;
                 let start_time = self.started(id, live)?;
@@ -85,6 +89,7 @@ impl Task {
             }
             Err(error) => {
                 self.shared.link.unroute(id.as_str());
+                self.shared.metrics.container_exits.get(metrics::Exit::StartError).inc();
                 self.start_failed(id, &error).await;
                 Err(error)
             }

@@ -20,6 +20,8 @@ const SIGKILL: i32 = 9;
 pub(super) struct Stopping {
     /// When it is killed; `None` when it was.
     pub(super) kill_at: Option<Instant>,
+    /// When it was told first.
+    pub(super) since: Instant,
     pub(super) waiters: Vec<Reply<()>>,
     /// Who wants it removed once it ended.
     pub(super) removers: Vec<Reply<()>>,
@@ -49,6 +51,7 @@ impl Task {
         let first = !self.stops.contains_key(id);
         let stopping = self.stops.entry(id.clone()).or_insert_with(|| Stopping {
             kill_at: Some(deadline),
+            since: Instant::now(),
             waiters: Vec::new(),
             removers: Vec::new(),
         });
@@ -126,7 +129,9 @@ impl Task {
             return;
         }
         self.rootfs.clear();
+        let started = std::time::Instant::now();
         let outcome = self.take_down().await;
+        self.shared.metrics.sandbox_stops.ended(started, &outcome);
         if outcome.is_ok() {
             self.record.phase = Phase::Stopped;
             self.record.addresses.clear();

@@ -33,7 +33,9 @@ impl World {
         }
         let context = Context {
             networks: Arc::new(networks),
-            blocking: Arc::new(Blocking::new()),
+            blocking: Arc::new(Blocking::new(Arc::new(crate::metrics::Metrics::register(
+                &crate::metrics::Registry::new(),
+            )))),
             tracker: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         };
