@@ -1,14 +1,14 @@
 //! Fields of the interface that the conformance suite does not try, as a client sets them.
 #![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1 as cri;
 use e2e::catalog::BUSYBOX;
 
-use e2e::{Lab, Node, NodeOptions, container, pod, run, summarize, wait_until};
+use e2e::{Lab, Node, NodeOptions, authority, container, pod, run, summarize, wait_until};
 
 struct Scene {
     lab: Lab,
@@ -33,7 +33,7 @@ impl Scene {
 fn fields() {
     let lab = Lab::enter("fields");
     let registry = lab.registry().expect("start the registry");
-    let tls = certificate(lab.work()).expect("make a certificate");
+    let tls = authority(lab.work()).expect("make a certificate");
     let config = format!(
         "[streaming]\ntls_certificate = {:?}\ntls_key = {:?}\n",
         tls.join("server.pem").display().to_string(),
@@ -342,25 +342,6 @@ fn annotations(node: &Node, _: &Lab) -> Result<()> {
             Ok(())
         },
     )
-}
-
-/// An authority and a certificate of it for the loopback address, in PEM files.
-fn certificate(work: &Path) -> Result<PathBuf> {
-    let dir = work.join("tls");
-    std::fs::create_dir_all(&dir)?;
-    let openssl = |words: &str| run(Command::new("openssl").current_dir(&dir).args(words.split(' ')));
-    let curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    for (name, kind) in [("ca", "-x509 -days 2"), ("other", "-x509 -days 2"), ("server", "")] {
-        let subject = if kind.is_empty() { "localhost" } else { name };
-        let words = format!("req {kind} {curve} -keyout {name}.key -out {name}.pem -subj /CN={subject}");
-        openssl(words.replace("  ", " ").as_str())?;
-    }
-    std::fs::write(dir.join("san"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n")?;
-    std::fs::rename(dir.join("server.pem"), dir.join("server.csr"))?;
-    openssl(
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem",
-    )?;
-    Ok(dir)
 }
 
 fn crictl_exec(node: &Node, authority: &Path, transport: &str, id: &str) -> Result<Command> {
