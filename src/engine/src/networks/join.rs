@@ -2,7 +2,7 @@
 //! sandbox, because the plan is in its record.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -15,9 +15,7 @@ use super::registry::{Member, new_id};
 use super::{NetworkProblem, Networks};
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{
-    BoundPort, EndpointStatus, NetworkDriver, NetworkEndpointConfig, Protocol, PublishRequest, UserNetworking,
-};
+use crate::model::{BoundPort, EndpointStatus, NetworkDriver, NetworkEndpointConfig, UserNetworking};
 
 const IFNAME: &str = "com.docker.network.endpoint.ifname";
 const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
@@ -215,7 +213,7 @@ impl Shared {
     ) -> Result<Vec<BoundPort>> {
         let outlet = planned.iter().position(|e| self.leads_out(e));
         let requests = match outlet.and_then(|at| planned.get(at)) {
-            Some(endpoint) => self.port_requests(endpoint, &joiner.networking.ports)?,
+            Some(endpoint) => self.networks.port_requests(endpoint, &joiner.networking.ports)?,
             None => Vec::new(),
         };
         if outlet.is_none() && !joiner.networking.ports.is_empty() {
@@ -235,7 +233,7 @@ impl Shared {
                 .map_err(|error| super::problem::from_network("set loopback up".to_owned(), error))?;
         }
         self.set_outlets(netns, planned)?;
-        Ok(bound(&ports))
+        Ok(super::publish::bound(&ports))
     }
 
     /// Attaches a sandbox to one more network.
@@ -362,79 +360,11 @@ impl Shared {
         network::Network::set_outlets(netns, v4.as_ref(), v6.as_ref())
             .map_err(|error| super::problem::from_network("set the default routes".to_owned(), error))
     }
-
-    /// Addresses of the host for the ports that are asked for.
-    fn port_requests(
-        &self,
-        endpoint: &EndpointStatus,
-        ports: &[PublishRequest],
-    ) -> Result<Vec<network::PortRequest>> {
-        let definition = self.networks.get(&endpoint.network_id)?;
-        let default = self.networks.defaults.publish_address.or(definition.options().publish_address);
-        let mut requests = Vec::new();
-        for port in ports {
-            let enabled = |ip: &IpAddr| {
-                if ip.is_ipv6() { definition.config.enable_ipv6 } else { definition.config.enable_ipv4 }
-            };
-            let host_ips: Vec<IpAddr> = match (port.host_ip, default) {
-                (Some(ip), _) if !enabled(&ip) => {
-                    return Err(Error::invalid(format!(
-                        "port {} cannot be published on {ip}: the network {} has no addresses of that family",
-                        port.container_port, endpoint.network_name
-                    )));
-                }
-                (Some(ip), _) => vec![ip],
-                (None, Some(ip)) if !ip.is_unspecified() => vec![ip].into_iter().filter(enabled).collect(),
-                // An address of a family that the network does not have would lead nowhere.
-                (None, _) => {
-                    let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-                    any.into_iter().filter(enabled).collect()
-                }
-            };
-            if host_ips.is_empty() {
-                return Err(Error::invalid(format!(
-                    "port {} cannot be published: the network {} has no addresses of the family it is to be published at",
-                    port.container_port, endpoint.network_name
-                )));
-            }
-            requests.push(network::PortRequest {
-                container_port: port.container_port,
-                protocol: to_network(port.protocol),
-                host_ips,
-                host_ports: port.host_ports.filter(|(first, _)| *first != 0),
-            });
-        }
-        Ok(requests)
-    }
 }
 
 /// By priority, then by name.
 fn rank(endpoint: &EndpointStatus) -> (i128, &str) {
     (-i128::from(endpoint.config.gw_priority), &endpoint.network_name)
-}
-
-fn to_network(protocol: Protocol) -> network::Protocol {
-    match protocol {
-        Protocol::Tcp => network::Protocol::Tcp,
-        Protocol::Udp => network::Protocol::Udp,
-        Protocol::Sctp => network::Protocol::Sctp,
-    }
-}
-
-fn bound(ports: &[network::PortMapping]) -> Vec<BoundPort> {
-    let one = |m: &network::PortMapping| BoundPort {
-        container_port: m.container_port,
-        protocol: match m.protocol {
-            network::Protocol::Tcp => Protocol::Tcp,
-            network::Protocol::Udp => Protocol::Udp,
-            network::Protocol::Sctp => Protocol::Sctp,
-        },
-        host_ip: m.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
-        host_port: m.host_port,
-    };
-    let mut all: Vec<BoundPort> = ports.iter().map(one).collect();
-    all.sort();
-    all
 }
 
 /// The lines of `hosts` besides the container's own: those that were asked for, and links of the default bridge.

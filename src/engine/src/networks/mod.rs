@@ -15,6 +15,7 @@ mod engine;
 mod files;
 mod join;
 mod problem;
+mod publish;
 mod registry;
 mod resolver;
 
