@@ -243,7 +243,7 @@ fn ip_on(engine: &Engine, id: &SandboxId, network: &str) -> IpAddr {
 }
 
 async fn story(dir: &Path) {
-    let engine = Engine::open(config(dir)).await.unwrap();
+    let engine = Engine::open(config(dir), &crate::metrics::Registry::new()).await.unwrap();
     let names: Vec<_> = engine.user_networks().iter().map(|n| n.config.name.clone()).collect();
     assert_eq!(names, ["bridge", "host", "none"]);
     assert!(!has_link("berth1"), "a node that nobody uses so has no bridge for it");
@@ -271,7 +271,7 @@ async fn story(dir: &Path) {
     let spare_link = format!("br-{}", &spare.id[..12]);
     Command::new("ip").args(["link", "del", &spare_link]).status().unwrap();
     half_join(dir, &web, &front.id);
-    let engine = Engine::open(config(dir)).await.unwrap();
+    let engine = Engine::open(config(dir), &crate::metrics::Registry::new()).await.unwrap();
     assert!(has_link(&spare_link), "what is gone of a network is made again");
     wait_for("the half joined network to be left", || {
         let status = engine.sandbox_status(web.as_str()).ok()?;
