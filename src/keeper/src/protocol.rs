@@ -59,6 +59,12 @@ pub enum Request {
     Start(Box<Start>),
     /// Runs one more process in a container. Reply: [`Reply::Started`].
     Exec(Box<Exec>),
+    /// Takes over a container that another keeper held, with the descriptors its client kept. The log goes on
+    /// in its file. Reply: [`Reply::Done`] once its output is taken again; its end is told as that of any
+    /// other. A container that is known already is a failure of kind [`FailureKind::Exists`].
+    Adopt(Box<Adopt>),
+    /// Takes over the namespaces of a sandbox that another keeper held. Reply: [`Reply::Done`].
+    AdoptNamespaces(AdoptNamespaces),
     /// Streams a container's output to the two fds attached (stdout, stderr) as well as to its log, from
     /// now on. The other end closing ends it. A reader that takes nothing for two seconds is cut off; until
     /// then the container's output waits for it. The output ending closes the fds. Reply: [`Reply::Done`].
@@ -102,6 +108,8 @@ impl Request {
             Request::DropNamespaces { .. } => "drop_namespaces",
             Request::Start(_) => "start",
             Request::Exec(_) => "exec",
+            Request::Adopt(_) => "adopt",
+            Request::AdoptNamespaces(_) => "adopt_namespaces",
             Request::Attach { .. } => "attach",
             Request::CloseStdin { .. } => "close_stdin",
             Request::ReopenLog { .. } => "reopen_log",
@@ -232,6 +240,58 @@ pub struct Start {
     pub log: Option<Log>,
 }
 
+/// A container that another keeper held. Its numbers are indexes among the attached descriptors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Adopt {
+    /// Container id.
+    pub id: String,
+    /// The sandbox it belongs to.
+    pub sandbox: String,
+    /// As in [`Start`].
+    pub bundle: PathBuf,
+    /// Who started it.
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// As in [`Start`].
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
+    /// Where output is logged.
+    #[serde(default)]
+    pub log: Option<Log>,
+    /// Pid in the host.
+    pub pid: u32,
+    /// With the pid it names the process for good.
+    pub start_time: u64,
+    /// When it started, nanoseconds since the Unix epoch.
+    pub started_at_ns: i64,
+    /// Its pidfd.
+    pub pidfd: usize,
+    /// Standard input's write end.
+    #[serde(default)]
+    pub stdin: Option<usize>,
+    /// The pty's master.
+    #[serde(default)]
+    pub terminal: Option<usize>,
+    /// Standard output's read end.
+    #[serde(default)]
+    pub stdout: Option<usize>,
+    /// Standard error's read end.
+    #[serde(default)]
+    pub stderr: Option<usize>,
+}
+
+/// Namespaces that another keeper held.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AdoptNamespaces {
+    /// As given to [`Request::CreateNamespaces`].
+    pub key: String,
+    /// Kinds, and indexes among the attached descriptors.
+    pub namespaces: Vec<(NamespaceKind, usize)>,
+    /// Pid of the built-in init in the host. Nothing is taken over if it is not of this PID namespace.
+    #[serde(default)]
+    pub init_pid: Option<u32>,
+}
+
 /// How a process' standard streams are set up. With a terminal all three are the pty's slave.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stdio {
@@ -356,7 +416,8 @@ pub enum Reply {
         init_pid: Option<u32>,
     },
     /// To [`Request::Start`] and [`Request::Exec`]: fds are the pidfd, then stdin's write end if
-    /// `stdin`, then the pty's master if `terminal`.
+    /// `stdin`, then the pty's master if `terminal`, then the read ends of a container's standard output and
+    /// standard error. The client reads from neither: they are for the next keeper, should this one be lost.
     Started {
         /// Pid in the host.
         pid: u32,
@@ -366,6 +427,12 @@ pub enum Reply {
         stdin: bool,
         /// Whether the pty's master is attached.
         terminal: bool,
+        /// Whether standard output's read end is attached.
+        #[serde(default)]
+        stdout: bool,
+        /// Whether standard error's read end is attached.
+        #[serde(default)]
+        stderr: bool,
     },
 }
 
@@ -391,11 +458,36 @@ pub struct Held {
     /// Index of the pty's master.
     #[serde(default)]
     pub terminal: Option<usize>,
+    /// Index of standard output's read end.
+    #[serde(default)]
+    pub stdout: Option<usize>,
+    /// Index of standard error's read end.
+    #[serde(default)]
+    pub stderr: Option<usize>,
+    /// What the container was started with, for another keeper to adopt it.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// When it started, nanoseconds since the Unix epoch.
     pub started_at_ns: i64,
     /// How it ended, if it has.
     #[serde(default)]
     pub exit: Option<Exit>,
+}
+
+/// What a container was started with, as in [`Start`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Origin {
+    /// Bundle directory.
+    pub bundle: PathBuf,
+    /// Who did it.
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// Its cgroup directories.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
+    /// Where output is logged.
+    #[serde(default)]
+    pub log: Option<Log>,
 }
 
 /// Namespaces the keeper holds for a sandbox.
@@ -420,6 +512,9 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// When, nanoseconds since the Unix epoch.
     pub at_ns: i64,
+    /// Whether code and signal are not known: it ended while no keeper watched, and the kernel does not tell.
+    #[serde(default)]
+    pub unknown: bool,
 }
 
 /// Something happened.

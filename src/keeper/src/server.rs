@@ -4,6 +4,7 @@
 //! written by other threads, sockets are nonblocking. Everything that ends is noticed in one place, the queue
 //! of dead children ([`reap`]), where a pid cannot have been reused yet.
 
+mod adopt;
 mod births;
 mod builtin;
 mod connection;
@@ -99,6 +100,12 @@ enum Target {
     Connection(u64),
     Report(u64),
     Namespaces(u64),
+    /// An adopted process' pidfd.
+    Stranger(String),
+    /// An adopted init's pidfd.
+    StrangeInit(String),
+    /// That of one whose namespaces were dropped.
+    LeavingInit(requests::Client),
 }
 
 struct Keeper {
@@ -117,6 +124,9 @@ struct Keeper {
     owners: HashMap<u32, Owner>,
     namespaces: BTreeMap<String, Pinned>,
     makings: HashMap<u64, Making>,
+    adoptions: HashMap<u64, adopt::Adoption>,
+    /// Adopted inits that were killed, by token.
+    leaving: HashMap<u64, OwnedFd>,
     /// Descriptors of an upgrade that was called off, on their way back to the pumps.
     kept: Vec<OwnedFd>,
     pumps: Pumps,
@@ -168,6 +178,8 @@ impl Keeper {
             owners: HashMap::new(),
             namespaces: BTreeMap::new(),
             makings: HashMap::new(),
+            adoptions: HashMap::new(),
+            leaving: HashMap::new(),
             kept: Vec::new(),
             pumps,
             tickets: HashMap::new(),
@@ -224,6 +236,9 @@ impl Keeper {
             Target::Connection(id) => self.serve_connection(id, event),
             Target::Report(birth) => self.advance(birth),
             Target::Namespaces(making) => self.advance_namespaces(making),
+            Target::Stranger(id) => self.stranger_ended(&id),
+            Target::StrangeInit(key) => self.strange_init_ended(&key),
+            Target::LeavingInit(client) => self.strange_init_dropped(event.token, client),
         }
     }
 
@@ -252,6 +267,7 @@ impl Keeper {
         let runs = |process: &Process| process.exit.is_none();
         self.births.is_empty()
             && self.makings.is_empty()
+            && self.adoptions.is_empty()
             && self.namespaces.is_empty()
             && !self.processes.values().any(runs)
     }
@@ -271,6 +287,7 @@ impl Keeper {
                 }
             }
             Note::Done { ticket, result } => self.pump_done(ticket, result),
+            Note::Opened { ticket, result } if self.is_adopting(ticket) => self.adopted(ticket, result),
             Note::Opened { ticket, result } => self.log_opened(ticket, result),
         }
     }

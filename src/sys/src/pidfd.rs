@@ -156,6 +156,35 @@ pub fn exit_info(pidfd: BorrowedFd<'_>) -> io::Result<Option<WaitStatus>> {
     Ok(None)
 }
 
+/// How a process ended that is not a child of ours and whose pidfd is readable, by number and start time: from
+/// the kernel's memory of it, or from `/proc` while nobody has reaped it. `None` when neither tells yet.
+pub fn status_of_stranger(
+    pidfd: BorrowedFd<'_>,
+    pid: u32,
+    start_time: u64,
+) -> io::Result<Option<WaitStatus>> {
+    if let Ok(Some(status)) = exit_info(pidfd) {
+        return Ok(Some(status));
+    }
+    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    if let Some(status) = zombie.ok().and_then(|stat| parse_zombie(&stat, start_time)) {
+        return Ok(Some(status));
+    }
+    // It may have been reaped between the two looks.
+    exit_info(pidfd)
+}
+
+/// The status of a zombie: field 52, for whoever may trace the process (proc_pid_stat(5)).
+fn parse_zombie(stat: &str, start_time: u64) -> Option<WaitStatus> {
+    if parse_start_time(stat)? != start_time {
+        return None;
+    }
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    (fields.next()? == "Z").then_some(())?;
+    WaitStatus::from_raw(fields.nth(48)?.parse().ok()?)
+}
+
 /// Field 22 of `/proc/PID/stat`: with the id it names a process for good.
 pub fn start_time(pid: u32) -> io::Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -199,6 +228,22 @@ mod tests {
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
             }
             assert_eq!(signal(pidfd.as_fd(), 0).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        }
+    }
+
+    #[test]
+    fn a_zombie_has_a_status_before_anybody_reaps_it() {
+        for (script, expected) in [("exit 7", WaitStatus::Exited(7)), ("kill -9 $$", WaitStatus::Signaled(9))]
+        {
+            let mut child = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+            let (pidfd, started) = (open(child.id()).unwrap(), start_time(child.id()).unwrap());
+            assert!(wait_readable(pidfd.as_fd(), 10_000).unwrap());
+            assert_eq!(status_of_stranger(pidfd.as_fd(), child.id(), started).unwrap(), Some(expected));
+            assert_eq!(
+                parse_zombie(&std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap(), 1),
+                None
+            );
+            child.wait().unwrap();
         }
     }
 

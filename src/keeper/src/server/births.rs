@@ -161,6 +161,11 @@ impl Keeper {
                 (parts.pid, parts.pidfd, parts.start_time, Some(external.runtime))
             }
         };
+        let outputs = birth.stdio.duplicate_outputs();
+        let ((stdout, stderr), lost) = match outputs {
+            Ok(outputs) => (outputs, None),
+            Err(error) => ((None, None), Some(error)),
+        };
         let pumped =
             if birth.exec_in.is_some() { Ok(None) } else { self.pump(number, &mut birth.stdio, birth.log) };
         let process = Process {
@@ -171,6 +176,8 @@ impl Keeper {
             pidfd: Rc::new(pidfd),
             stdin: birth.stdio.stdin.map(Rc::new),
             terminal: birth.stdio.terminal.map(Rc::new),
+            stdout,
+            stderr,
             started_at_ns: sys::fs::now_ns(),
             exit: None,
             ending: None,
@@ -178,6 +185,7 @@ impl Keeper {
             pump: pumped.as_ref().ok().copied().flatten(),
             setup: birth.setup,
             external,
+            stranger: None,
         };
         self.owners.insert(pid, Owner::Process(birth.id.clone()));
         super::inform(|| format!("{} runs as process {pid}", birth.id));
@@ -186,18 +194,30 @@ impl Keeper {
             start_time,
             stdin: process.stdin.is_some(),
             terminal: process.terminal.is_some(),
+            stdout: process.stdout.is_some(),
+            stderr: process.stderr.is_some(),
         };
-        let fds = [Some(&process.pidfd), process.stdin.as_ref(), process.terminal.as_ref()];
+        let fds = [
+            Some(&process.pidfd),
+            process.stdin.as_ref(),
+            process.terminal.as_ref(),
+            process.stdout.as_ref(),
+            process.stderr.as_ref(),
+        ];
         let fds = fds.into_iter().flatten().map(Rc::clone).collect();
         self.processes.insert(birth.id.clone(), process);
         self.reply(birth.client, started, fds);
+        if let Some(error) = lost {
+            super::warn(&format!("{}: duplicate the output: {error}; a crash would lose it", birth.id));
+        }
         if let Err(error) = pumped {
             let message = format!("pump output: {error}");
             self.emit(&crate::protocol::Event::LogTrouble { id: birth.id, message });
         }
     }
 
-    fn pump(
+    /// Gives the output of a process to a log pump.
+    pub(super) fn pump(
         &mut self,
         key: u64,
         stdio: &mut OwnEnds,

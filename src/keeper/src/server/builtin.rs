@@ -15,7 +15,9 @@ use super::failure::{chain, invalid, io, kind_of};
 use super::namespaces::{Init, Pinned};
 use super::requests::Attached;
 use super::{Keeper, Target, warn};
-use crate::protocol::{Exec, Failure, FailureKind, IdMap, NamespaceKind, NamespaceSpec, Start, TerminalSize};
+use crate::protocol::{
+    Exec, Failure, FailureKind, IdMap, Log, NamespaceKind, NamespaceSpec, Start, TerminalSize,
+};
 
 /// What the runtime needs from one start to the next.
 #[derive(Debug, Default)]
@@ -36,6 +38,7 @@ impl Workshop {
 pub(super) struct Setup {
     pub(super) bundle: PathBuf,
     pub(super) cgroups: Vec<PathBuf>,
+    pub(super) log: Option<Log>,
 }
 
 impl Setup {
@@ -163,7 +166,7 @@ impl NamespaceChild {
         let init = if made.has_init {
             let pidfd =
                 sys::pipe::duplicate(&self.child.pidfd).map_err(|error| io("duplicate a pidfd", &error))?;
-            Some(Init { pid: self.child.pid, pidfd })
+            Some(Init { pid: self.child.pid, pidfd, watch: None })
         } else {
             None
         };

@@ -11,6 +11,9 @@ use super::requests::Client;
 use super::{Keeper, SIGKILL, Target};
 use crate::protocol::{Event, Failure, FailureKind, NamespaceKind, NamespaceSpec, Reply};
 
+/// No such process: it has ended and was reaped.
+const ESRCH: i32 = 3;
+
 /// Namespaces under a key.
 #[derive(Debug)]
 pub(super) struct Pinned {
@@ -23,6 +26,8 @@ pub(super) struct Pinned {
 pub(super) struct Init {
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
+    /// The poller's token, if it is not our child.
+    pub(super) watch: Option<u64>,
 }
 
 /// Namespaces that are being made.
@@ -105,9 +110,17 @@ impl Keeper {
         let Some(pinned) = self.namespaces.remove(key) else { return Ok(Some(Reply::Done)) };
         super::inform(|| format!("namespaces of {key} are dropped"));
         let Some(init) = pinned.init else { return Ok(Some(Reply::Done)) };
+        // One that has ended already is waited for all the same.
         sys::pidfd::signal(init.pidfd.as_fd(), SIGKILL)
+            .or_else(|error| if error.raw_os_error() == Some(ESRCH) { Ok(()) } else { Err(error) })
             .map_err(|error| io(&format!("kill the init of {key}"), &error))?;
-        self.owners.insert(init.pid, Owner::DroppedInit(client));
+        match init.watch {
+            None => drop(self.owners.insert(init.pid, Owner::DroppedInit(client))),
+            Some(token) => {
+                self.targets.insert(token, Target::LeavingInit(client));
+                self.leaving.insert(token, init.pidfd);
+            }
+        }
         Ok(None)
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sys::pidfd::WaitStatus;
 
 use super::Keeper;
+use super::adopt::Stranger;
 use super::external::ExternalRuntime;
 use crate::log::pumps::{Command, PumpId};
 use crate::protocol::{Event, Exit};
@@ -24,6 +25,9 @@ pub(super) struct Process {
     pub(super) pidfd: Rc<OwnedFd>,
     pub(super) stdin: Option<Rc<OwnedFd>>,
     pub(super) terminal: Option<Rc<OwnedFd>>,
+    /// Duplicates of what the pump reads, for clients to keep.
+    pub(super) stdout: Option<Rc<OwnedFd>>,
+    pub(super) stderr: Option<Rc<OwnedFd>>,
     pub(super) started_at_ns: i64,
     /// How it ended; what clients see.
     pub(super) exit: Option<Exit>,
@@ -35,6 +39,8 @@ pub(super) struct Process {
     /// What the process was started with, for exec sessions to start alike.
     pub(super) setup: Rc<super::builtin::Setup>,
     pub(super) external: Option<ExternalRuntime>,
+    /// It is not our child.
+    pub(super) stranger: Option<Stranger>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,24 +55,29 @@ pub(super) struct Ending {
 pub(super) fn exit_of(status: WaitStatus) -> Exit {
     let at_ns = sys::fs::now_ns();
     match status {
-        WaitStatus::Exited(code) => Exit { code, signal: None, at_ns },
-        WaitStatus::Signaled(signal) => Exit { code: 128 + signal, signal: Some(signal), at_ns },
+        WaitStatus::Exited(code) => Exit { code, signal: None, at_ns, unknown: false },
+        WaitStatus::Signaled(signal) => {
+            Exit { code: 128 + signal, signal: Some(signal), at_ns, unknown: false }
+        }
     }
 }
 
 impl Keeper {
     /// A process ended: its exit is told once its log is complete and its runtime has cleaned up.
     pub(super) fn process_ended(&mut self, id: &str, status: WaitStatus) {
+        self.process_exited(id, exit_of(status));
+    }
+
+    pub(super) fn process_exited(&mut self, id: &str, exit: Exit) {
         let Some(process) = self.processes.get_mut(id) else { return };
-        process.stdin = None;
+        (process.stdin, process.stdout, process.stderr) = (None, None, None);
         let log_open = match process.pump {
             Some(pump) => self.pumps.tell(pump, Command::Exited { key: process.key }).is_ok(),
             None => false,
         };
         let delete = process.external.clone().filter(|_| process.exec_in.is_none());
         let deadline = Instant::now() + LOG_DEADLINE;
-        process.ending =
-            Some(Ending { exit: exit_of(status), log_open, deleting: delete.is_some(), deadline });
+        process.ending = Some(Ending { exit, log_open, deleting: delete.is_some(), deadline });
         if let Some(runtime) = delete {
             self.delete_external(id, &runtime);
         }
@@ -103,13 +114,16 @@ impl Keeper {
     }
 
     pub(super) fn has_deadlines(&self) -> bool {
-        self.processes.values().any(|process| process.ending.is_some())
+        let waits =
+            |process: &Process| process.ending.is_some() || process.stranger.is_some_and(Stranger::asks);
+        self.processes.values().any(waits)
     }
 
     pub(super) fn check_deadlines(&mut self, now: Instant) {
         if !self.has_deadlines() {
             return;
         }
+        self.ask_about_strangers();
         let late = |process: &Process| process.ending.is_some_and(|ending| ending.deadline <= now);
         let late: Vec<String> =
             self.processes.iter().filter(|(_, process)| late(process)).map(|(id, _)| id.clone()).collect();

@@ -9,7 +9,8 @@ use super::failure::{invalid, not_found};
 use crate::frame::Frame;
 use crate::log::pumps::Command;
 use crate::protocol::{
-    Envelope, Failure, FailureKind, Held, HeldNamespaces, Reply, Request, ServerMessage, VERSION,
+    Envelope, Failure, FailureKind, Held, HeldNamespaces, Origin, Reply, Request, Runtime, ServerMessage,
+    VERSION,
 };
 
 /// Whom to answer.
@@ -33,6 +34,16 @@ impl Attached {
     fn all(self) -> Vec<OwnedFd> {
         self.0.into_iter().flatten().collect()
     }
+}
+
+fn origin_of(process: &super::process::Process) -> Origin {
+    let runtime = process.external.as_ref().map_or(Runtime::BuiltIn, |external| Runtime::External {
+        path: external.program.clone(),
+        root: external.root.clone(),
+        systemd_cgroup: external.systemd_cgroup,
+    });
+    let setup = &process.setup;
+    Origin { bundle: setup.bundle.clone(), runtime, cgroups: setup.cgroups.clone(), log: setup.log.clone() }
 }
 
 impl Keeper {
@@ -63,6 +74,8 @@ impl Keeper {
             Request::DropNamespaces { key } => self.drop_namespaces(client, &key),
             Request::Start(start) => self.start(client, *start, attached).map(|()| None),
             Request::Exec(exec) => self.exec(client, *exec, attached).map(|()| None),
+            Request::Adopt(adopt) => self.adopt(client, *adopt, attached).map(|()| None),
+            Request::AdoptNamespaces(adopt) => self.adopt_namespaces(adopt, attached),
             Request::Attach { id } => self.ask_pump(client, &id, |key, ticket| {
                 let fds = attached.all();
                 Command::Attach { key, fds, ticket }
@@ -134,6 +147,9 @@ impl Keeper {
                 pidfd: attach(&process.pidfd),
                 stdin: process.stdin.as_ref().map(&mut attach),
                 terminal: process.terminal.as_ref().map(&mut attach),
+                stdout: process.stdout.as_ref().map(&mut attach),
+                stderr: process.stderr.as_ref().map(&mut attach),
+                origin: process.exec_in.is_none().then(|| origin_of(process)),
                 started_at_ns: process.started_at_ns,
                 exit: process.exit,
             });

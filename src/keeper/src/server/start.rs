@@ -58,7 +58,7 @@ impl Keeper {
         start: &Start,
         mut attached: Attached,
     ) -> Result<(How, OwnEnds, Rc<Setup>), Failure> {
-        let setup = Rc::new(Setup { bundle: start.bundle.clone(), cgroups: start.cgroups.clone() });
+        let setup = Rc::new(setup_of(start));
         let (own, ends) = match start.stdio.terminal {
             Some(_) => (OwnEnds::default(), None),
             None => {
@@ -100,6 +100,10 @@ impl Keeper {
             external.tool = Some(self.run_tool(command, super::tools::Purpose::Birth(number))?);
             own
         };
-        Ok((How::External(Box::new(external)), own, Rc::new(Setup::default())))
+        Ok((How::External(Box::new(external)), own, Rc::new(setup_of(start))))
     }
+}
+
+fn setup_of(start: &Start) -> Setup {
+    Setup { bundle: start.bundle.clone(), cgroups: start.cgroups.clone(), log: start.log.clone() }
 }

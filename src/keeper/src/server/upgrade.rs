@@ -19,7 +19,7 @@ use super::external::ExternalRuntime;
 use super::namespaces::{Init, Pinned};
 use super::process::{Ending, Process};
 use super::reap::Owner;
-use super::{Keeper, warn};
+use super::{Keeper, Target, warn};
 use crate::log::file::LogFile;
 use crate::log::format::Channel;
 use crate::log::pump::{Output, Source};
@@ -57,6 +57,15 @@ struct ProcessState {
     pidfd: i32,
     stdin: Option<i32>,
     terminal: Option<i32>,
+    #[serde(default)]
+    stdout: Option<i32>,
+    #[serde(default)]
+    stderr: Option<i32>,
+    #[serde(default)]
+    log: Option<Log>,
+    /// Whether it is not our child.
+    #[serde(default)]
+    stranger: bool,
     started_at_ns: i64,
     exit: Option<Exit>,
     ending: Option<Exit>,
@@ -71,6 +80,9 @@ struct NamespacesState {
     key: String,
     fds: Vec<(NamespaceKind, i32)>,
     init: Option<(u32, i32)>,
+    /// Whether the init is not our child.
+    #[serde(default)]
+    stranger: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -120,7 +132,12 @@ pub(super) fn inherited() -> io::Result<Option<Inherited>> {
 impl Keeper {
     /// Whether an upgrade is possible now, and if not why.
     pub(super) fn can_upgrade(&self) -> Result<(), &'static str> {
-        if self.births.is_empty() && self.tools.is_empty() && self.makings.is_empty() {
+        if self.births.is_empty()
+            && self.tools.is_empty()
+            && self.makings.is_empty()
+            && self.adoptions.is_empty()
+            && self.leaving.is_empty()
+        {
             Ok(())
         } else {
             Err("containers are being started or cleaned up; try again")
@@ -168,23 +185,30 @@ impl Keeper {
         let inherit = |number: Option<i32>| number.map(sys::reaper::inherit).transpose();
         let deadline = Instant::now() + Duration::from_secs(30);
         let ending = state.ending.map(|exit| Ending { exit, log_open: true, deleting: false, deadline });
+        let pidfd = Rc::new(sys::reaper::inherit(state.pidfd)?);
+        let runs = state.exit.is_none() && ending.is_none();
+        let stranger =
+            if state.stranger && runs { Some(self.watch_stranger(&state.id, &pidfd)?) } else { None };
         let process = Process {
             sandbox: state.sandbox,
             exec_in: state.exec_in,
             pid: state.pid,
             start_time: state.start_time,
-            pidfd: Rc::new(sys::reaper::inherit(state.pidfd)?),
+            pidfd,
             stdin: inherit(state.stdin)?.map(Rc::new),
             terminal: inherit(state.terminal)?.map(Rc::new),
+            stdout: inherit(state.stdout)?.map(Rc::new),
+            stderr: inherit(state.stderr)?.map(Rc::new),
             started_at_ns: state.started_at_ns,
             exit: state.exit,
             ending,
             key: state.key,
             pump: None,
-            setup: Rc::new(Setup { bundle: state.bundle, cgroups: state.cgroups }),
+            setup: Rc::new(Setup { bundle: state.bundle, cgroups: state.cgroups, log: state.log }),
             external: state.external,
+            stranger,
         };
-        if process.exit.is_none() && process.ending.is_none() {
+        if runs && process.stranger.is_none() {
             self.owners.insert(state.pid, Owner::Process(state.id.clone()));
         }
         self.processes.insert(state.id, process);
@@ -198,8 +222,14 @@ impl Keeper {
         }
         let init = match state.init {
             Some((pid, number)) => {
-                self.owners.insert(pid, Owner::Init(state.key.clone()));
-                Some(Init { pid, pidfd: sys::reaper::inherit(number)? })
+                let pidfd = sys::reaper::inherit(number)?;
+                let watch = if state.stranger {
+                    Some(self.watch(&pidfd, Target::StrangeInit(state.key.clone()))?)
+                } else {
+                    self.owners.insert(pid, Owner::Init(state.key.clone()));
+                    None
+                };
+                Some(Init { pid, pidfd, watch })
             }
             None => None,
         };
@@ -355,6 +385,10 @@ fn process_state(id: &str, process: &Process, keep: &mut impl FnMut(&dyn AsFd) -
         pidfd: keep(&process.pidfd),
         stdin: process.stdin.as_ref().map(|fd| keep(fd)),
         terminal: process.terminal.as_ref().map(|fd| keep(fd)),
+        stdout: process.stdout.as_ref().map(|fd| keep(fd)),
+        stderr: process.stderr.as_ref().map(|fd| keep(fd)),
+        log: process.setup.log.clone(),
+        stranger: process.stranger.is_some(),
         started_at_ns: process.started_at_ns,
         exit: process.exit,
         ending: process.ending.map(|ending| ending.exit),
@@ -370,6 +404,7 @@ fn namespaces_state(key: &str, pinned: &Pinned, keep: &mut impl FnMut(&dyn AsFd)
         key: key.to_owned(),
         fds: pinned.fds.iter().map(|(kind, fd)| (*kind, keep(fd))).collect(),
         init: pinned.init.as_ref().map(|init| (init.pid, keep(&init.pidfd))),
+        stranger: pinned.init.as_ref().is_some_and(|init| init.watch.is_some()),
     }
 }
 

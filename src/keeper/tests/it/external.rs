@@ -17,7 +17,7 @@ fn a_container_logs_and_exits() {
     let request = Request::Start(Box::new(start(&id, bundle, Some(keeper.path("log")), runc(&keeper))));
     let (reply, fds) = client.ask(&request, &[]).unwrap();
     assert!(matches!(reply, Reply::Started { stdin: false, terminal: false, .. }), "{reply:?}");
-    assert_eq!(fds.len(), 1);
+    assert_eq!(fds.len(), 3);
     let exit = client.exit_of(&id);
     assert_eq!((exit.code, exit.signal), (7, None));
     let mut logged = lines(&keeper.path("log"));

@@ -16,6 +16,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Keeper {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) child: Child,
+    /// What a keeper that was killed has left running.
+    orphans: Vec<OwnedFd>,
 }
 
 impl Keeper {
@@ -23,7 +25,7 @@ impl Keeper {
         assert!(is_root(), "these tests start containers and need root");
         let directory = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
         let child = spawn(directory.path());
-        let keeper = Keeper { directory, child };
+        let keeper = Keeper { directory, child, orphans: Vec::new() };
         wait_for("the keeper to listen", || keeper.socket().try_exists().unwrap().then_some(()));
         keeper
     }
@@ -39,6 +41,19 @@ impl Keeper {
     pub(crate) fn connect(&self) -> Client {
         let (sender, receiver) = connect(&self.socket()).unwrap();
         Client { sender, receiver, last: 0, events: Vec::new() }
+    }
+
+    /// Kills the keeper as a crash would; what it leaves running ends with the test.
+    pub(crate) fn crash(&mut self) {
+        self.orphans.extend(self.descendants());
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts another one where this one was.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.directory.path());
+        wait_for("the keeper to listen", || connect(&self.socket()).ok());
     }
 
     /// Everything below the keeper in the tree of processes.
@@ -72,7 +87,8 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let left = self.descendants();
+        let mut left = std::mem::take(&mut self.orphans);
+        left.extend(self.descendants());
         let _ = self.child.kill();
         let _ = self.child.wait();
         for pidfd in &left {
