@@ -116,6 +116,13 @@ impl Node {
         self.daemon.kill9();
     }
 
+    /// Kills the keeper without warning and starts another one.
+    pub fn replace_keeper(&mut self) -> Result<()> {
+        self.keeper.kill9();
+        self.keeper = start_keeper(&self.dir, &self.state)?;
+        Ok(())
+    }
+
     /// Starts the daemon again after [`Node::kill9_daemon`], and returns how long it took to serve.
     pub fn restart_daemon(&mut self) -> Result<Duration> {
         let start = Instant::now();

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub(crate) struct Link {
     next_id: AtomicU64,
     connected: watch::Sender<bool>,
     metrics: Arc<Metrics>,
+    /// Process id of the keeper that was greeted last; 0 before.
+    keeper_pid: AtomicU32,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -90,20 +92,28 @@ impl Link {
             next_id: AtomicU64::new(1),
             connected: watch::channel(false).0,
             metrics,
+            keeper_pid: AtomicU32::new(0),
         });
         link.connect(socket, program, state)?;
         Ok(link)
     }
 
-    /// Connects (again). The reader thread ends with its connection.
+    /// Connects (again), and says whether the keeper is another process than before: one that executed itself
+    /// anew is the same. The reader thread ends with its connection.
     pub(crate) fn connect(
         self: &Arc<Self>,
         socket: &Path,
         program: Option<&Path>,
         state: &Path,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (sender, receiver) = dial(socket, program, state)?;
         tracing::debug!(pid = receiver.keeper_pid(), release = receiver.release(), "connected to the keeper");
+        let before = self.keeper_pid.swap(receiver.keeper_pid(), Ordering::AcqRel);
+        let is_another = before != 0 && before != receiver.keeper_pid();
+        if is_another {
+            // Exec sessions went with the keeper that ran them; whoever waits for one is told by the drop.
+            lock(&self.routes).retain(|_, route| matches!(route, Route::Container(..)));
+        }
         *lock(&self.sender) = Some(sender);
         let link = Arc::clone(self);
         std::thread::Builder::new()
@@ -113,7 +123,7 @@ impl Link {
         self.call_blocking(Request::Subscribe)?;
         self.metrics.keeper_up.set(1);
         self.connected.send_replace(true);
-        Ok(())
+        Ok(is_another)
     }
 
     /// Whether the connection is up, and news of it.

@@ -12,6 +12,7 @@
 //! * [`record`] is what survives the daemon: written before an effect and after it.
 #![forbid(unsafe_code)]
 
+mod adoption;
 mod apparmor;
 mod blocking;
 mod cdi;

@@ -24,7 +24,7 @@ use crate::metrics::{Leftover, Metrics, Registry};
 use crate::model::ContainerState;
 use crate::networks::{Joiner, Networks};
 use crate::record::{ContainerRecord, SandboxRecord};
-use crate::sandbox::{self, Adopted, LiveContainer};
+use crate::sandbox::{self, Adopted, Keeping, LiveContainer};
 use crate::seccomp::Profiles;
 use crate::spec::{Environment, HostFacts};
 
@@ -54,6 +54,8 @@ impl Engine {
         };
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut spaces: HashMap<String, BTreeMap<NamespaceKind, OwnedFd>> = HashMap::new();
+        let inits: HashMap<String, u32> =
+            namespaces.iter().filter_map(|held| Some((held.key.clone(), held.init_pid?))).collect();
         for held in namespaces {
             let entry = spaces.entry(held.key).or_default();
             for (kind, index) in held.namespaces {
@@ -76,7 +78,9 @@ impl Engine {
         let records = shared.blocking.run(Purpose::Lifecycle, move || read_records(&shared_for_read)).await?;
         for record in records {
             let namespaces = spaces.remove(record.id.as_str()).unwrap_or_default();
-            self.adopt(record, namespaces, &mut held, &mut fds);
+            let init_pid = inits.get(record.id.as_str()).copied();
+            let adopted = Adopted { namespaces, init_pid, ..Adopted::default() };
+            self.adopt(record, adopted, &mut held, &mut fds);
         }
         for (id, process) in held {
             shared.metrics.leftovers.get(Leftover::Container).inc();
@@ -93,7 +97,7 @@ impl Engine {
             drop(shared.link.call("drop namespaces that nobody owns", request, &[]).await);
         }
         shared.link.forget_unclaimed();
-        crate::watch::watch_orphans(shared, |id| !known.contains(id.as_str()));
+        crate::watch::watch_orphans(shared, &shared.shutdown, |id| !known.contains(id.as_str()));
         self.sweep().await
     }
 
@@ -105,12 +109,11 @@ impl Engine {
     fn adopt(
         &self,
         mut record: SandboxRecord,
-        namespaces: BTreeMap<NamespaceKind, OwnedFd>,
+        mut adopted: Adopted,
         held: &mut HashMap<String, Held>,
         fds: &mut [Option<OwnedFd>],
     ) {
         let shared = self.shared();
-        let mut adopted = Adopted { namespaces, ..Adopted::default() };
         for container in &mut record.containers {
             let of_keeper = held.remove(container.id.as_str());
             adopt_container(shared, &record.id, container, of_keeper, fds, &mut adopted);
@@ -187,7 +190,7 @@ fn adopt_container(
             || (container.start_asked && container.state == ContainerState::Created)
         {
             // The keeper does not know it: it ended with a keeper, and how is not known.
-            let exit = Exit { code: 255, signal: None, at_ns: sys::fs::now_ns() };
+            let exit = Exit { code: 255, signal: None, at_ns: sys::fs::now_ns(), unknown: true };
             adopted.exits.push((container.id.clone(), exit));
         }
         return;
@@ -230,6 +233,9 @@ fn orphan(shared: &Arc<Shared>, sandbox: &SandboxId, container: &ContainerRecord
         pidfd: 0,
         stdin: None,
         terminal: None,
+        stdout: None,
+        stderr: None,
+        origin: None,
         started_at_ns: 0,
         exit: None,
     };
@@ -267,6 +273,14 @@ fn live_container(
         process,
         env_bytes,
         stats: Mutex::new(cgroup.reader()),
+        keeping: held.origin.clone().map(|origin| Keeping {
+            sandbox: held.sandbox.clone(),
+            origin,
+            start_time: held.start_time,
+            started_at_ns: held.started_at_ns,
+            stdout: held.stdout.and_then(|index| take(fds, index)),
+            stderr: held.stderr.and_then(|index| take(fds, index)),
+        }),
     })
 }
 

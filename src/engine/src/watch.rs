@@ -1,9 +1,10 @@
 //! Standing watches: network configuration, packet filter rules, the keeper.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci::ContainerId;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::blocking::Purpose;
 use crate::engine::{Engine, Shared};
@@ -12,6 +13,13 @@ use crate::metrics::Success;
 
 /// How often the image store is looked through.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
+
+/// How long a keeper that was lost may take to come back before the daemon itself reports how containers end:
+/// a keeper does it better, for it writes their last lines first.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked for.
+const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a watch sleeps before it looks whether the engine ends.
 const TURN: Duration = Duration::from_millis(500);
@@ -98,14 +106,19 @@ fn watch_network(shared: &Shared) {
 /// Connects to the keeper again when the connection is lost, starting another one if that is ours to do.
 async fn watch_keeper(shared: &Arc<Shared>) {
     let mut connection = shared.link.connection();
+    // Ends the watches of the daemon's own when it is dropped.
+    let mut outage: Option<DropGuard> = None;
+    let mut lost_at: Option<Instant> = None;
     loop {
         tokio::select! {
             // Nothing is lost by not seeing a change: the loop looks at the value.
             lost = connection.wait_for(|up| !up) => if lost.is_err() { return },
             () = shared.shutdown.cancelled() => return,
         }
-        tracing::error!("the connection to the keeper is lost; containers go on, new ones wait for it");
-        watch_orphans(shared, |_| true);
+        let since = *lost_at.get_or_insert_with(Instant::now);
+        if since.elapsed() < RECONNECT_EVERY {
+            tracing::error!("the connection to the keeper is lost; containers go on, new ones wait for it");
+        }
         let again = Arc::clone(shared);
         let connected = tokio::task::spawn_blocking(move || {
             again.link.connect(
@@ -115,11 +128,28 @@ async fn watch_keeper(shared: &Arc<Shared>) {
             )
         });
         match connected.await {
-            Ok(Ok(())) => {
+            Ok(Ok(is_another)) => {
                 shared.metrics.keeper_reconnects.inc();
                 tracing::info!("connected to the keeper again");
+                // Those that have not ended by now are the keeper's to watch.
+                (outage, lost_at) = (None, None);
+                if is_another {
+                    let left = crate::adoption::hand_over(shared).await;
+                    watch_orphans(shared, &shared.shutdown, |id| left.contains(id));
+                }
             }
             Ok(Err(error)) => {
+                if since.elapsed() < KEEPER_PATIENCE {
+                    tokio::time::sleep(RECONNECT_EVERY).await;
+                    continue;
+                }
+                // It takes longer: until there is a keeper nobody else sees containers end. What they wrote last
+                // is not in their logs then.
+                if outage.is_none() {
+                    let over = shared.shutdown.child_token();
+                    watch_orphans(shared, &over, |_| true);
+                    outage = Some(over.drop_guard());
+                }
                 tracing::warn!(error = error.chain(), "the keeper cannot be reached");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -130,31 +160,42 @@ async fn watch_keeper(shared: &Arc<Shared>) {
 
 /// The keeper is gone and with it whoever reaps: the daemon's own pidfds tell when containers end, and on
 /// kernels that keep it (Linux 6.15) how.
-pub(crate) fn watch_orphans(shared: &Arc<Shared>, is_orphan: impl Fn(&ContainerId) -> bool) {
+/// They end when `over` is cancelled.
+pub(crate) fn watch_orphans(
+    shared: &Arc<Shared>,
+    over: &CancellationToken,
+    is_orphan: impl Fn(&ContainerId) -> bool,
+) {
     for (id, inbox) in shared.link.waiting().into_iter().filter(|(id, _)| is_orphan(id)) {
         let Some(live) = shared.handles().into_iter().find_map(|handle| handle.live.get(&id)) else {
             continue;
         };
-        let watching = Arc::clone(shared);
+        let (watching, over) = (Arc::clone(shared), over.clone());
         shared.tracker.spawn(async move {
             let Ok(pidfd) = live.pidfd.try_clone().and_then(crate::sessions::async_fd) else { return };
             tokio::select! {
                 ended = pidfd.readable() => if ended.is_err() { return },
-                () = watching.shutdown.cancelled() => return,
+                () = over.cancelled() => return,
             }
-            // Whoever inherited the process reaps it; until then its status is not there to be read.
+            // Whoever inherited the process reaps it; a kernel that forgets it then cannot say how it ended.
+            let started = live.keeping.as_ref().map_or(0, |keeping| keeping.start_time);
             let mut status = None;
             for _ in 0..20 {
-                status = sys::pidfd::exit_info(std::os::fd::AsFd::as_fd(pidfd.get_ref())).ok().flatten();
+                let fd = std::os::fd::AsFd::as_fd(pidfd.get_ref());
+                status = sys::pidfd::status_of_stranger(fd, live.pid, started).ok().flatten();
                 if status.is_some() {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             watching.link.unroute(id.as_str());
-            // 255 and no signal is what an exit that nobody saw is reported as.
+            let signal = match status {
+                Some(sys::pidfd::WaitStatus::Signaled(signal)) => Some(signal),
+                Some(sys::pidfd::WaitStatus::Exited(_)) | None => None,
+            };
             let code = status.map_or(255, sys::pidfd::WaitStatus::code);
-            inbox.put(id, keeper::protocol::Exit { code, signal: None, at_ns: sys::fs::now_ns() });
+            let (at_ns, unknown) = (sys::fs::now_ns(), status.is_none());
+            inbox.put(id, keeper::protocol::Exit { code, signal, at_ns, unknown });
         });
     }
 }

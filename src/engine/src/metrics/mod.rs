@@ -252,7 +252,9 @@ impl KeeperRequest {
             Request::Attach { .. } | Request::CloseStdin { .. } => Self::Attach,
             Request::ReopenLog { .. } => Self::ReopenLog,
             Request::Release { .. } => Self::Release,
-            Request::Shutdown | Request::Upgrade => Self::Other,
+            Request::Adopt(_) | Request::AdoptNamespaces(_) | Request::Shutdown | Request::Upgrade => {
+                Self::Other
+            }
         }
     }
 }

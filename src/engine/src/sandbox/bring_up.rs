@@ -112,10 +112,11 @@ impl Task {
         }
         let request = Request::CreateNamespaces { key: self.record.id.to_string(), spec };
         let (reply, fds) = self.shared.link.call("create the sandbox' namespaces", request, &[]).await?;
-        let KeeperReply::Namespaces { kinds, .. } = reply else {
+        let KeeperReply::Namespaces { kinds, init_pid } = reply else {
             return Err(Error::internal("the keeper answered CreateNamespaces with something else"));
         };
         let namespaces: BTreeMap<NamespaceKind, OwnedFd> = kinds.into_iter().zip(fds).collect();
+        self.live.set_init_pid(init_pid);
         self.live.set_namespaces(namespaces);
         Ok(())
     }
@@ -258,6 +259,7 @@ impl Task {
             match self.shared.link.call("drop the sandbox' namespaces", request, &[]).await {
                 Ok(_) => {
                     self.live.set_namespaces(BTreeMap::new());
+                    self.live.set_init_pid(None);
                     self.record.has_namespaces = false;
                 }
                 Err(error) => troubles.push(error.chain()),

@@ -27,6 +27,7 @@ impl Task {
         let oom_kills = self.remove_cgroup(&id).await;
         let oom_killed = oom_kills > 0 && (exit.signal == Some(SIGKILL) || exit.code == 137);
         let reason = match (oom_killed, exit.code) {
+            _ if exit.unknown => ExitReason::Unknown,
             (true, _) => ExitReason::OomKilled,
             (false, 0) => ExitReason::Completed,
             (false, _) => ExitReason::Error,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use keeper::protocol::NamespaceKind;
+use keeper::protocol::{NamespaceKind, Origin};
 use oci::ContainerId;
 use oci::runtime::Process;
 
@@ -24,6 +24,22 @@ pub(crate) struct LiveContainer {
     pub(crate) env_bytes: Vec<Vec<u8>>,
     /// Statistics of its cgroup, through files kept open.
     pub(crate) stats: Mutex<sys::cgroup::Reader>,
+    /// What another keeper needs to take it over; `None` if it has lost that already.
+    pub(crate) keeping: Option<Keeping>,
+}
+
+/// What a keeper holds of a container, in duplicate. Nothing is read from the pipes here: while a keeper lives
+/// they are its own, and when it does not what is in them waits for the next one.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    pub(crate) sandbox: String,
+    pub(crate) origin: Origin,
+    pub(crate) start_time: u64,
+    pub(crate) started_at_ns: i64,
+    /// The read end of its standard output.
+    pub(crate) stdout: Option<OwnedFd>,
+    /// The read end of its standard error.
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// What of a sandbox is alive.
@@ -31,6 +47,8 @@ pub(crate) struct LiveContainer {
 pub(crate) struct Live {
     containers: RwLock<HashMap<ContainerId, Arc<LiveContainer>>>,
     namespaces: RwLock<Arc<BTreeMap<NamespaceKind, OwnedFd>>>,
+    /// The built-in init of its PID namespace.
+    init_pid: Mutex<Option<u32>>,
     stats: Mutex<Option<sys::cgroup::Reader>>,
     /// Reads the counters of its interfaces. It keeps the network namespace alive, so it goes with it.
     counters: Mutex<Option<sys::netlink::CounterReader>>,
@@ -47,6 +65,20 @@ impl Live {
 
     pub(crate) fn remove(&self, id: &ContainerId) -> Option<Arc<LiveContainer>> {
         self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(id)
+    }
+
+    /// All that run.
+    pub(crate) fn containers(&self) -> Vec<(ContainerId, Arc<LiveContainer>)> {
+        let containers = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        containers.iter().map(|(id, live)| (id.clone(), Arc::clone(live))).collect()
+    }
+
+    pub(crate) fn init_pid(&self) -> Option<u32> {
+        *self.init_pid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_init_pid(&self, pid: Option<u32>) {
+        *self.init_pid.lock().unwrap_or_else(PoisonError::into_inner) = pid;
     }
 
     pub(crate) fn namespaces(&self) -> Arc<BTreeMap<NamespaceKind, OwnedFd>> {

@@ -27,7 +27,7 @@ use std::time::Duration;
 use oci::{ContainerId, SandboxId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use live::{Live, LiveContainer};
+pub(crate) use live::{Keeping, Live, LiveContainer};
 pub(crate) use prepare::{matches_glob, storage_error};
 pub(crate) use task::{Adopted, adopt, spawn};
 

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use keeper::protocol::{Log, LogFormat, NamespaceKind, Reply as KeeperReply, Request, Runtime, Start, Stdio};
+use keeper::protocol::{
+    Log, LogFormat, NamespaceKind, Origin, Reply as KeeperReply, Request, Runtime, Start, Stdio,
+};
 use oci::ContainerId;
 use oci::runtime::Spec;
 
-use super::live::LiveContainer;
+use super::live::{Keeping, LiveContainer};
 use super::prepare;
 use super::task::Task;
 use crate::blocking::Purpose;
@@ -102,15 +104,19 @@ impl Task {
         let fds = borrow(&ready.fds);
         let env_bytes = ready.request.env_bytes.clone();
         let what = format!("start container {}", id.short());
+        let (sandbox, origin) = (ready.request.sandbox.clone(), origin_of(&ready.request));
         let (reply, fds) =
             self.shared.link.call(&what, Request::Start(Box::new(ready.request)), &fds).await?;
-        let KeeperReply::Started { pid, start_time, stdin, terminal } = reply else {
+        let KeeperReply::Started { pid, start_time, stdin, terminal, stdout, stderr } = reply else {
             return Err(Error::internal("the keeper answered Start with something else"));
         };
         let mut fds = fds.into_iter();
         let pidfd = fds.next().ok_or_else(|| Error::internal("the keeper sent no pidfd"))?;
         let stdin = if stdin { fds.next() } else { None };
         let terminal = if terminal { fds.next() } else { None };
+        let stdout = if stdout { fds.next() } else { None };
+        let stderr = if stderr { fds.next() } else { None };
+        let started_at_ns = sys::fs::now_ns();
         let process = ready
             .spec
             .process()
@@ -124,6 +130,7 @@ impl Task {
             process,
             env_bytes,
             stats: Mutex::new(ready.cgroup.reader()),
+            keeping: Some(Keeping { sandbox, origin, start_time, started_at_ns, stdout, stderr }),
         };
         Ok((live, start_time))
     }
@@ -329,6 +336,15 @@ impl Job {
         })?;
         let user = self.namespaces.get(&NamespaceKind::User);
         prepare::view_image(&self.shared, image, mount, sub_path, user)
+    }
+}
+
+fn origin_of(start: &Start) -> Origin {
+    Origin {
+        bundle: start.bundle.clone(),
+        runtime: start.runtime.clone(),
+        cgroups: start.cgroups.clone(),
+        log: start.log.clone(),
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Task {
 /// What survived of a sandbox when the daemon starts again.
 #[derive(Debug, Default)]
 pub(crate) struct Adopted {
+    /// The built-in init of its PID namespace.
+    pub(crate) init_pid: Option<u32>,
     pub(crate) namespaces: BTreeMap<NamespaceKind, OwnedFd>,
     /// Containers whose process runs.
     pub(crate) running: Vec<(ContainerId, LiveContainer)>,
@@ -207,6 +209,7 @@ impl Task {
 
     fn take_over(&mut self, adopted: Adopted) {
         self.live.set_namespaces(adopted.namespaces);
+        self.live.set_init_pid(adopted.init_pid);
         for (id, container) in adopted.running {
             self.shared.link.route_container(&id, &self.inbox);
             self.live.insert(id, container);
