@@ -79,7 +79,7 @@ fn mount(mount: v1::Mount) -> Result<ContainerMount, Invalid> {
         Some(_) if !mount.readonly => return Err(refuse("an image can only be mounted readonly")),
         Some(image) => MountSource::Image { image: image.image, sub_path: mount.image_sub_path },
         None if mount.host_path.is_empty() => return Err(refuse("it needs a host_path or an image")),
-        None if !mount.image_sub_path.is_empty() => return Err(refuse("image_sub_path needs an image")),
+        // The kubelet gives the sub path of any volume here; without an image host_path has it already.
         None => MountSource::Host(PathBuf::from(mount.host_path)),
     };
     if let Some(option) =
@@ -486,7 +486,7 @@ pub(crate) mod tests {
         assert!(refused(|c| c.mounts[0].host_path.clear()));
         assert!(refused(|c| c.mounts[0].mount_options.push("suid".into())));
         assert!(refused(|c| c.mounts[0].gid_mappings.clear()));
-        assert!(refused(|c| c.mounts[0].image_sub_path = "x".into()));
+        assert!(!refused(|c| c.mounts[0].image_sub_path = "x".into()), "the kubelet does so");
         assert!(refused(|c| c.mounts[1].readonly = false), "writable image");
         assert!(refused(|c| c.mounts[1].host_path = "/x".into()));
         assert!(refused(|c| c.mounts[1].propagation = 7));
