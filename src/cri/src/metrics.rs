@@ -268,11 +268,12 @@ impl Samples {
         let seconds = |ns: i64| in_seconds(u64::try_from(ns).unwrap_or(0), NS_PER_S);
         self.add_fraction("container_last_seen", &[], seconds(stats.observed_at_ns));
         self.add_fraction("container_start_time_seconds", &[], seconds(stats.started_at_ns));
-        self.add("container_processes", &[], stats.processes);
-        self.add("container_threads", &[], stats.threads);
-        self.add("container_sockets", &[], stats.sockets);
-        self.add("container_file_descriptors", &[], stats.file_descriptors);
-        if let Some(limit) = stats.nofile_soft_limit {
+        let Some(held) = &stats.processes else { return };
+        self.add("container_processes", &[], held.processes);
+        self.add("container_threads", &[], held.threads);
+        self.add("container_sockets", &[], held.sockets);
+        self.add("container_file_descriptors", &[], held.file_descriptors);
+        if let Some(limit) = held.nofile_soft_limit {
             self.add("container_ulimits_soft", &["max_open_files"], limit);
         }
     }
@@ -404,7 +405,7 @@ fn escaped(value: &str) -> String {
 pub(crate) mod tests {
     use std::collections::BTreeSet;
 
-    use engine::{FilesystemStats, PressureLine, Pressures};
+    use engine::{FilesystemStats, PressureLine, Pressures, ProcessStats};
 
     use super::*;
 
@@ -429,11 +430,13 @@ pub(crate) mod tests {
             cgroup: Some(cgroup),
             usage_nano_cores: Some(5),
             filesystem: FilesystemStats { mountpoint: "/var/lib/berth".into(), ..Default::default() },
-            processes: 1,
-            file_descriptors: 2,
-            sockets: 3,
-            threads: 4,
-            nofile_soft_limit: Some(1024),
+            processes: Some(ProcessStats {
+                processes: 1,
+                file_descriptors: 2,
+                sockets: 3,
+                threads: 4,
+                nofile_soft_limit: Some(1024),
+            }),
             started_at_ns: 30_000_000_000,
         }
     }

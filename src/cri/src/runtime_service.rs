@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cri_api::v1::runtime_service_server::RuntimeService;
 use cri_api::v1::{self, *};
-use engine::{ContainerState, ExecSyncConfig};
+use engine::{ContainerState, Detail, ExecSyncConfig};
 use oci::{ContainerId, SandboxId};
 use tonic::{Request, Response, Status};
 
@@ -61,13 +61,15 @@ impl Service {
         filter: Option<PodSandboxStatsFilter>,
     ) -> Result<Vec<v1::PodSandboxStats>, Status> {
         let wanted = move |status: &engine::SandboxStatus| sandbox::passes_stats(filter.as_ref(), status);
-        let all = self.engine.list_sandbox_stats(wanted).await.map_err(|e| error_status(&e))?;
+        let all =
+            self.engine.list_sandbox_stats(Detail::Counts, wanted).await.map_err(|e| error_status(&e))?;
         Ok(all.iter().map(|(status, figures)| stats::sandbox(status, figures)).collect())
     }
 
     async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
         let wanted = |status: &engine::SandboxStatus| sandbox::passes_stats(None, status);
-        let all = self.engine.list_sandbox_stats(wanted).await.map_err(|e| error_status(&e))?;
+        let all =
+            self.engine.list_sandbox_stats(Detail::Processes, wanted).await.map_err(|e| error_status(&e))?;
         Ok(all.iter().map(|(status, figures)| metrics::sandbox(status, figures)).collect())
     }
 

@@ -9,7 +9,8 @@ use crate::blocking::Purpose;
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerStats, ContainerStatus, FilesystemStats, InterfaceStats, SandboxStats, SandboxStatus,
+    ContainerStats, ContainerStatus, Detail, FilesystemStats, InterfaceStats, ProcessStats, SandboxStats,
+    SandboxStatus,
 };
 use crate::sandbox::Handle;
 
@@ -53,7 +54,7 @@ impl Engine {
         let shared = Arc::clone(self.shared());
         let work = move || {
             let status = handle.status();
-            let stats = read_sandbox(&shared, &handle, &status, &filesystem(&shared));
+            let stats = read_sandbox(&shared, &handle, &status, &filesystem(&shared), Detail::Counts);
             (status, stats)
         };
         self.shared().blocking.run(Purpose::Reading, work).await
@@ -62,6 +63,7 @@ impl Engine {
     /// Statistics of the sandboxes that `wanted` picks.
     pub async fn list_sandbox_stats(
         &self,
+        detail: Detail,
         wanted: impl Fn(&SandboxStatus) -> bool + Send + 'static,
     ) -> Result<Vec<(Arc<SandboxStatus>, SandboxStats)>> {
         let shared = Arc::clone(self.shared());
@@ -71,7 +73,7 @@ impl Engine {
             for handle in shared.handles() {
                 let status = handle.status();
                 if wanted(&status) {
-                    let stats = read_sandbox(&shared, &handle, &status, &filesystem);
+                    let stats = read_sandbox(&shared, &handle, &status, &filesystem, detail);
                     all.push((status, stats));
                 }
             }
@@ -95,17 +97,6 @@ fn read_container(
     let usage = shared.storage.usage(&status.id).unwrap_or_default();
     let usage_nano_cores = cpu_usage(cgroup.as_ref())
         .and_then(|used| shared.rates.observe(status.id.as_str(), observed_at_ns, used));
-    let processes = match &live {
-        Some(_) => shared
-            .cgroups
-            .open(&status.cgroup_path)
-            .map(|c| c.procs().unwrap_or_default())
-            .unwrap_or_default(),
-        None => Vec::new(),
-    };
-    let counts = sys::proc::usage(std::path::Path::new("/proc"), &processes).unwrap_or_default();
-    let nofile_soft_limit =
-        counts.ulimits.iter().find(|limit| limit.name == "max_open_files").and_then(|limit| limit.soft);
     ContainerStats {
         id: status.id.clone(),
         observed_at_ns,
@@ -116,12 +107,30 @@ fn read_container(
             inodes_used: usage.inodes,
             ..filesystem.clone()
         },
+        processes: None,
+        started_at_ns: started_at(status),
+    }
+}
+
+/// The processes in a container's cgroup and below it; none when it does not run.
+fn processes(shared: &Shared, handle: &Handle, status: &ContainerStatus) -> Vec<u32> {
+    if handle.live.get(&status.id).is_none() {
+        return Vec::new();
+    }
+    let cgroup = shared.cgroups.open(&status.cgroup_path);
+    cgroup.ok().and_then(|cgroup| cgroup.procs().ok()).unwrap_or_default()
+}
+
+/// What processes hold. Those that end meanwhile are left out.
+fn look_at(processes: &[u32]) -> ProcessStats {
+    let counts = sys::proc::usage(std::path::Path::new("/proc"), processes).unwrap_or_default();
+    let nofile = counts.ulimits.iter().find(|limit| limit.name == "max_open_files");
+    ProcessStats {
         processes: processes.len() as u64,
         file_descriptors: counts.file_descriptors,
         sockets: counts.sockets,
         threads: counts.threads,
-        nofile_soft_limit,
-        started_at_ns: started_at(status),
+        nofile_soft_limit: nofile.and_then(|limit| limit.soft),
     }
 }
 
@@ -156,13 +165,19 @@ fn read_sandbox(
     handle: &Handle,
     status: &SandboxStatus,
     filesystem: &FilesystemStats,
+    detail: Detail,
 ) -> SandboxStats {
-    let containers: Vec<ContainerStats> = status
-        .containers
-        .iter()
-        .filter(|c| matches!(c.state, crate::ContainerState::Running { .. }))
-        .map(|c| read_container(shared, handle, c, filesystem))
-        .collect();
+    let running =
+        status.containers.iter().filter(|c| matches!(c.state, crate::ContainerState::Running { .. }));
+    let mut process_count = 0;
+    let mut containers = Vec::new();
+    for container in running {
+        let mut stats = read_container(shared, handle, container, filesystem);
+        let processes = processes(shared, handle, container);
+        process_count += processes.len() as u64;
+        stats.processes = (detail == Detail::Processes).then(|| look_at(&processes));
+        containers.push(stats);
+    }
     let observed_at_ns = sys::fs::now_ns();
     let parent = &status.config.cgroup_parent;
     let cgroup = if parent.is_empty() {
@@ -183,7 +198,7 @@ fn read_sandbox(
         cgroup,
         usage_nano_cores,
         interfaces: interfaces(handle),
-        processes: containers.iter().map(|c| c.processes).sum(),
+        processes: process_count,
         containers,
     }
 }

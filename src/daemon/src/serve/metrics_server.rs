@@ -209,7 +209,7 @@ impl Server {
             Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         };
         if self.containers {
-            match self.engine.list_sandbox_stats(|_| true).await {
+            match self.engine.list_sandbox_stats(engine::Detail::Processes, |_| true).await {
                 Ok(list) => {
                     let mut usage = cri::Usage::default();
                     list.iter().for_each(|(status, stats)| usage.add(status, stats));

@@ -23,7 +23,7 @@ pub use sandbox::{
 };
 pub use security::{AppArmor, Capabilities, GroupsPolicy, Seccomp, Security, SelinuxLabel};
 pub use session::{ExecConfig, ExecOutput, ExecSyncConfig, TerminalSize};
-pub use stats::{ContainerStats, FilesystemStats, InterfaceStats, SandboxStats};
+pub use stats::{ContainerStats, Detail, FilesystemStats, InterfaceStats, ProcessStats, SandboxStats};
 pub use user_network::{
     BoundPort, EndpointStatus, HostAddress, IpamPool, NetworkDriver, NetworkEndpointConfig, NetworkMember,
     NetworkPruneFilter, PublishRequest, UserNetworkConfig, UserNetworkStatus, UserNetworking,

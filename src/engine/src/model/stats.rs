@@ -44,6 +44,31 @@ pub struct FilesystemStats {
     pub inodes_free: u64,
 }
 
+/// What the processes of a container hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessStats {
+    /// Processes.
+    pub processes: u64,
+    /// Open descriptors.
+    pub file_descriptors: u64,
+    /// Open sockets.
+    pub sockets: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Soft limit of open files of the first process.
+    pub nofile_soft_limit: Option<u64>,
+}
+
+/// How closely processes are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// They are counted.
+    Counts,
+    /// Descriptors, threads and limits of each are read, too, which takes a few file operations per process
+    /// and one per descriptor.
+    Processes,
+}
+
 /// Statistics of a container.
 #[derive(Debug, Clone)]
 pub struct ContainerStats {
@@ -57,16 +82,8 @@ pub struct ContainerStats {
     pub usage_nano_cores: Option<u64>,
     /// The writable layer.
     pub filesystem: FilesystemStats,
-    /// Processes.
-    pub processes: u64,
-    /// Open descriptors.
-    pub file_descriptors: u64,
-    /// Open sockets.
-    pub sockets: u64,
-    /// Threads.
-    pub threads: u64,
-    /// Soft limit of open files of its first process.
-    pub nofile_soft_limit: Option<u64>,
+    /// What its processes hold; looked at one by one, and `None` unless that was asked for.
+    pub processes: Option<ProcessStats>,
     /// When it started, nanoseconds since the Unix epoch; 0 when it has not.
     pub started_at_ns: i64,
 }
