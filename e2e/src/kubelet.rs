@@ -35,6 +35,7 @@ impl Kubelet {
         for below in ["manifests", "root", "logs"] {
             std::fs::create_dir_all(dir.join(below)).with_context(|| format!("create {}", dir.display()))?;
         }
+        shield(&dir)?;
         make_cgroups()?;
         std::fs::write(dir.join("config.json"), configuration(&dir, &node.endpoint()).to_string())?;
         let process = spawn(&dir)?;
@@ -145,6 +146,32 @@ impl Drop for Kubelet {
         }
         self.process.terminate(Duration::from_secs(10));
     }
+}
+
+/// Kernel parameters that kubelet sets for the whole machine, and the values it wants.
+const SYSCTLS: [(&str, &str); 6] = [
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+];
+
+/// Hides from kubelet what it would change of the machine: it finds its values in files that nobody else reads,
+/// and its links to logs are made in memory. Both go with the suite's mount namespace.
+///
+/// Where something lies over `/proc` the kernel refuses another one to pods with user namespaces.
+fn shield(dir: &Path) -> Result<()> {
+    for (name, value) in SYSCTLS {
+        let file = dir.join(name.replace('/', "."));
+        std::fs::write(&file, format!("{value}\n")).with_context(|| format!("write {}", file.display()))?;
+        run(Command::new("mount").arg("--bind").arg(&file).arg(Path::new("/proc/sys").join(name)))?;
+    }
+    let links = "/var/log/containers";
+    std::fs::create_dir_all(links).with_context(|| format!("create {links}"))?;
+    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", links]))?;
+    Ok(())
 }
 
 fn spawn(dir: &Path) -> Result<Process> {
