@@ -58,13 +58,43 @@ impl Backend for Sessions {
             let mut stream = self.0.port_forward(&sandbox, port).await.map_err(failed)?;
             let (read, write) = stream.split();
             let PortIo { input, output, closed } = io;
-            // Each direction ends by itself; only a broken one ends both.
-            let both = async { tokio::try_join!(copy(input, write), copy(read, output)) };
             tokio::select! {
-                moved = both => moved.map(drop).map_err(|error| SessionError(error.to_string())),
+                moved = exchange((input, output), (read, write)) => {
+                    moved.map_err(|error| SessionError(error.to_string()))
+                }
                 () = closed.cancelled() => Ok(()),
             }
         })
+    }
+}
+
+/// Moves bytes between a client and a program until both have ended. Each direction ends by itself.
+///
+/// A program that resets its connection, or closes it with input unread, has ended it: clients take an error
+/// for a failure of the forwarding, and give up all connections for the sake of one.
+async fn exchange(
+    (mut input, mut output): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    (mut read, mut write): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let to_program = async {
+        let moved = unless_hung_up(tokio::io::copy(&mut input, &mut write).await);
+        unless_hung_up(write.shutdown().await)?;
+        moved.map(drop)
+    };
+    let to_client = async {
+        // What the program wrote before it went has arrived, so the end is all that is left to tell.
+        unless_hung_up(tokio::io::copy(&mut read, &mut output).await)?;
+        output.shutdown().await
+    };
+    tokio::try_join!(to_program, to_client).map(drop)
+}
+
+/// Takes the other side's hanging up for the end of a connection.
+fn unless_hung_up<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    match result {
+        Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected) => Ok(T::default()),
+        other => other,
     }
 }
 
@@ -211,5 +241,37 @@ impl Sessions {
             drop(timeout(DRAIN, keys).await);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A program that answers and closes with a request unread resets the connection: the answer arrives,
+    /// and the connection ends without an error.
+    #[tokio::test]
+    async fn a_reset_ends_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut forwarded = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut program, _) = listener.accept().await.unwrap();
+        let (mut client, ours) = tokio::io::duplex(64 * 1024);
+        client.write_all(b"request that nobody reads").await.unwrap();
+        let (input, output) = tokio::io::split(ours);
+        let talk = async {
+            // Once it has come it can be left unread.
+            program.readable().await.unwrap();
+            program.write_all(b"answer").await.unwrap();
+            drop(program);
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            drop(client);
+            answer
+        };
+        let (moved, answer) = tokio::join!(exchange((input, output), forwarded.split()), talk);
+        moved.unwrap();
+        assert_eq!(answer, b"answer");
     }
 }
