@@ -191,6 +191,11 @@ impl Client {
         self.container_status(request)?.status.context("a container status without status")
     }
 
+    /// Whether a container has ended.
+    pub fn has_exited(&self, container: &str) -> bool {
+        self.state(container).is_ok_and(|status| status.state() == cri::ContainerState::ContainerExited)
+    }
+
     /// Stops and removes a sandbox with all in it.
     pub fn remove_pod(&self, pod: &str) -> Result<()> {
         self.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: pod.to_owned() })
@@ -199,6 +204,14 @@ impl Client {
             .context("remove sandbox")?;
         Ok(())
     }
+}
+
+/// The messages of a log in CRI format, a line that is still being written aside.
+pub fn log_messages(log: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let message = |line: &str| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned();
+    Ok(whole.lines().map(message).collect())
 }
 
 /// An image reference as requests carry it.

@@ -28,7 +28,7 @@ pub mod trace;
 mod wait;
 
 pub use certificate::authority;
-pub use client::{Client, container, pod};
+pub use client::{Client, container, log_messages, pod};
 pub use lab::{Lab, checkout};
 pub use node::{Node, NodeOptions};
 pub use process::{Process, run, signal};

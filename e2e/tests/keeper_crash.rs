@@ -1,14 +1,13 @@
 //! The keeper is killed; another one takes over from the daemon what the first one held.
 #![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1 as cri;
 use e2e::baseline::{Snapshot, assert_back_to};
 use e2e::catalog::BUSYBOX;
-use e2e::{Lab, Node, NodeOptions, container, pod, summarize, wait_until};
+use e2e::{Lab, Node, NodeOptions, container, log_messages, pod, summarize, wait_until};
 
 /// Says which namespaces it runs in.
 const PLACES: &str = "readlink /proc/self/ns/net; readlink /proc/self/ns/pid";
@@ -48,17 +47,20 @@ fn outlive(node: &mut Node) -> Result<()> {
     let leaver = node.client.run(&pod_id, &config, &container("leaver", BUSYBOX, &["sh", "-c", leaving]))?;
     let stayer = node.client.run(&pod_id, &config, &container("stayer", BUSYBOX, &["top"]))?;
     let log = node.logs().join("talker.log");
-    wait_until("the first lines", PATIENCE, || lines(&log).is_ok_and(|lines| lines.len() > 5));
+    wait_until("the first lines", PATIENCE, || log_messages(&log).is_ok_and(|lines| lines.len() > 5));
     let place = node.client.exec_ok(&stayer, &["sh", "-c", PLACES])?;
     let leaver_root = root_of(node)?;
 
     node.replace_keeper()?;
     std::fs::write(leaver_root.join("go"), "").context("tell the leaver to go")?;
-    let seen = lines(&log)?.len();
-    wait_until("more lines", PATIENCE, || lines(&log).is_ok_and(|now| now.len() > seen + 20));
-    wait_until("the exit of the leaver", PATIENCE, || exited(node, &leaver));
+    let seen = log_messages(&log)?.len();
+    wait_until("more lines", PATIENCE, || log_messages(&log).is_ok_and(|now| now.len() > seen + 20));
+    wait_until("the exit of the leaver", PATIENCE, || node.client.has_exited(&leaver));
     ensure!(node.client.state(&leaver)?.exit_code == 42, "{:?}", node.client.state(&leaver)?);
-    ensure!(lines(&node.logs().join("leaver.log"))? == ["gone"], "the last line of the leaver is lost");
+    ensure!(
+        log_messages(&node.logs().join("leaver.log"))? == ["gone"],
+        "the last line of the leaver is lost"
+    );
     for id in [&talker, &stayer] {
         let state = node.client.state(id)?.state();
         ensure!(state == cri::ContainerState::ContainerRunning, "{id} is {state:?}");
@@ -67,13 +69,13 @@ fn outlive(node: &mut Node) -> Result<()> {
     let again = node.client.exec_ok(&stayer, &["sh", "-c", PLACES])?;
     ensure!(again == place, "{again} is not {place}");
     let late = node.client.run(&pod_id, &config, &container("late", BUSYBOX, &["sh", "-c", "exit 3"]))?;
-    wait_until("the exit of the late one", PATIENCE, || exited(node, &late));
+    wait_until("the exit of the late one", PATIENCE, || node.client.has_exited(&late));
     ensure!(node.client.state(&late)?.exit_code == 3, "{:?}", node.client.state(&late)?);
 
     node.client.exec_ok(&talker, &["touch", "/stop"])?;
-    wait_until("the exit of the talker", PATIENCE, || exited(node, &talker));
+    wait_until("the exit of the talker", PATIENCE, || node.client.has_exited(&talker));
     ensure!(node.client.state(&talker)?.exit_code == 7, "{:?}", node.client.state(&talker)?);
-    let lines = lines(&log)?;
+    let lines = log_messages(&log)?;
     let mut missing = 0;
     let mut next = 0;
     for line in &lines {
@@ -87,18 +89,6 @@ fn outlive(node: &mut Node) -> Result<()> {
     let request = cri::StopContainerRequest { container_id: stayer, timeout: 0 };
     node.client.stop_container(request)?;
     node.client.remove_pod(&pod_id)
-}
-
-fn exited(node: &Node, id: &str) -> bool {
-    node.client.state(id).is_ok_and(|status| status.state() == cri::ContainerState::ContainerExited)
-}
-
-/// The messages of a log in CRI format.
-fn lines(log: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let message = |line: &str| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned();
-    Ok(whole.lines().map(message).collect())
 }
 
 /// The root directory of a container, by a process that runs `leaving` in it.

@@ -2,14 +2,13 @@
 #![allow(clippy::print_stdout, reason = "what fails is told where it fails")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1 as cri;
 use e2e::baseline::{Snapshot, assert_back_to};
 use e2e::catalog::BUSYBOX;
-use e2e::{Lab, Node, NodeOptions, container, pod, summarize, wait_until};
+use e2e::{Lab, Node, NodeOptions, container, log_messages, pod, summarize, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -40,7 +39,7 @@ fn outlive(node: &mut Node) -> Result<()> {
     let killed = node.client.run(&pod_id, &config, &container("killed", BUSYBOX, &["sleep", "1000"]))?;
     let stayer = node.client.run(&pod_id, &config, &container("stayer", BUSYBOX, &["top"]))?;
     let log = node.logs().join("talker.log");
-    wait_until("the first lines", PATIENCE, || lines(&log).is_ok_and(|lines| lines.len() > 5));
+    wait_until("the first lines", PATIENCE, || log_messages(&log).is_ok_and(|lines| lines.len() > 5));
     let address = sandbox(node, &pod_id)?.network.context("no network")?.ip;
     let pid = node.client.exec_ok(&stayer, &["sh", "-c", "readlink /proc/self/ns/net"])?;
 
@@ -50,15 +49,15 @@ fn outlive(node: &mut Node) -> Result<()> {
     node.kill9_daemon();
     std::fs::write(format!("/proc/{leaver_root}/root/go"), "").context("tell the leaver to go")?;
     e2e::signal(killed_process, "KILL");
-    let seen = lines(&log)?.len();
+    let seen = log_messages(&log)?.len();
     wait_until("lines while the daemon is down", PATIENCE, || {
-        lines(&log).is_ok_and(|now| now.len() > seen + 20)
+        log_messages(&log).is_ok_and(|now| now.len() > seen + 20)
     });
     let took = node.restart_daemon()?;
     println!("the daemon served again after {took:?}");
 
-    wait_until("the exit of the leaver", PATIENCE, || exited(node, &leaver));
-    wait_until("the exit of the killed one", PATIENCE, || exited(node, &killed));
+    wait_until("the exit of the leaver", PATIENCE, || node.client.has_exited(&leaver));
+    wait_until("the exit of the killed one", PATIENCE, || node.client.has_exited(&killed));
     ensure!(node.client.state(&leaver)?.exit_code == 42, "{:?}", node.client.state(&leaver)?);
     ensure!(node.client.state(&killed)?.exit_code == 137, "{:?}", node.client.state(&killed)?);
     for id in [&talker, &stayer] {
@@ -74,7 +73,7 @@ fn outlive(node: &mut Node) -> Result<()> {
     // Not a line lost, none twice.
     let request = cri::StopContainerRequest { container_id: talker.clone(), timeout: 0 };
     node.client.stop_container(request)?;
-    let lines = lines(&log)?;
+    let lines = log_messages(&log)?;
     for (number, line) in lines.iter().enumerate() {
         ensure!(line == &format!("line {number}"), "line {number} is {line:?}");
     }
@@ -149,18 +148,6 @@ fn assert_back_to_but_new_daemon(before: &Snapshot, node: &Node) {
 fn sandbox(node: &Node, id: &str) -> Result<cri::PodSandboxStatus> {
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
     node.client.pod_sandbox_status(request)?.status.context("no status")
-}
-
-fn exited(node: &Node, id: &str) -> bool {
-    node.client.state(id).is_ok_and(|status| status.state() == cri::ContainerState::ContainerExited)
-}
-
-/// The messages of a log in CRI format.
-fn lines(log: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let message = |line: &str| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned();
-    Ok(whole.lines().map(message).collect())
 }
 
 /// The host's process id of a container's first process, found by what it runs.
