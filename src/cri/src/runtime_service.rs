@@ -1,5 +1,6 @@
 //! The calls about pods and containers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cri_api::v1::runtime_service_server::RuntimeService;
@@ -52,8 +53,7 @@ impl Service {
         filter: Option<ContainerStatsFilter>,
     ) -> Result<Vec<v1::ContainerStats>, Status> {
         let wanted = move |status: &engine::ContainerStatus| container::passes_stats(filter.as_ref(), status);
-        let all = self.engine.list_container_stats(wanted).await.map_err(|e| error_status(&e))?;
-        Ok(all.iter().map(|(status, figures)| stats::container(status, figures)).collect())
+        self.engine.list_container_stats(wanted, stats::container).await.map_err(|e| error_status(&e))
     }
 
     async fn pod_usage(
@@ -61,16 +61,14 @@ impl Service {
         filter: Option<PodSandboxStatsFilter>,
     ) -> Result<Vec<v1::PodSandboxStats>, Status> {
         let wanted = move |status: &engine::SandboxStatus| sandbox::passes_stats(filter.as_ref(), status);
-        let all =
-            self.engine.list_sandbox_stats(Detail::Counts, wanted).await.map_err(|e| error_status(&e))?;
-        Ok(all.iter().map(|(status, figures)| stats::sandbox(status, figures)).collect())
+        let make = |status: &Arc<_>, figures| stats::sandbox(status, &figures);
+        self.engine.list_sandbox_stats(Detail::Counts, wanted, make).await.map_err(|e| error_status(&e))
     }
 
     async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
         let wanted = |status: &engine::SandboxStatus| sandbox::passes_stats(None, status);
-        let all =
-            self.engine.list_sandbox_stats(Detail::Processes, wanted).await.map_err(|e| error_status(&e))?;
-        Ok(all.iter().map(|(status, figures)| metrics::sandbox(status, figures)).collect())
+        let make = |status: &Arc<_>, figures| metrics::sandbox(status, &figures);
+        self.engine.list_sandbox_stats(Detail::Processes, wanted, make).await.map_err(|e| error_status(&e))
     }
 
     /// The full id of a container that runs: sessions fail here, where the client sees why.

@@ -12,7 +12,7 @@ use crate::model::{
     ContainerStats, ContainerStatus, Detail, FilesystemStats, InterfaceStats, ProcessStats, SandboxStats,
     SandboxStatus,
 };
-use crate::sandbox::Handle;
+use crate::sandbox::{Handle, LiveContainer};
 
 impl Engine {
     /// Statistics of one container.
@@ -22,17 +22,20 @@ impl Engine {
         let work = move || {
             let status = handle.status();
             let container = status.containers.iter().find(|c| c.id == id)?;
-            Some(read_container(&shared, &handle, container, &filesystem(&shared)))
+            let live = handle.live.get(&container.id);
+            Some(read_container(&shared, live.as_deref(), container, &filesystem(&shared), Detail::Counts))
         };
         let read = self.shared().blocking.run(Purpose::Reading, work).await?;
         read.ok_or_else(|| Error::no_container("that was removed"))
     }
 
-    /// Statistics of the containers that `wanted` picks; those that do not run have no cgroup figures.
-    pub async fn list_container_stats(
+    /// Makes something of the statistics of each container that `wanted` picks; those that do not run have no cgroup
+    /// figures.
+    pub async fn list_container_stats<T: Send + 'static>(
         &self,
         wanted: impl Fn(&ContainerStatus) -> bool + Send + 'static,
-    ) -> Result<Vec<(ContainerStatus, ContainerStats)>> {
+        make: impl Fn(&ContainerStatus, &ContainerStats) -> T + Send + 'static,
+    ) -> Result<Vec<T>> {
         let shared = Arc::clone(self.shared());
         let work = move || {
             let filesystem = filesystem(&shared);
@@ -40,7 +43,10 @@ impl Engine {
             for handle in shared.handles() {
                 let status = handle.status();
                 for container in status.containers.iter().filter(|c| wanted(c)) {
-                    all.push((container.clone(), read_container(&shared, &handle, container, &filesystem)));
+                    let live = handle.live.get(&container.id);
+                    let stats =
+                        read_container(&shared, live.as_deref(), container, &filesystem, Detail::Counts);
+                    all.push(make(container, &stats));
                 }
             }
             all
@@ -60,12 +66,13 @@ impl Engine {
         self.shared().blocking.run(Purpose::Reading, work).await
     }
 
-    /// Statistics of the sandboxes that `wanted` picks.
-    pub async fn list_sandbox_stats(
+    /// Makes something of the statistics of each sandbox that `wanted` picks.
+    pub async fn list_sandbox_stats<T: Send + 'static>(
         &self,
         detail: Detail,
         wanted: impl Fn(&SandboxStatus) -> bool + Send + 'static,
-    ) -> Result<Vec<(Arc<SandboxStatus>, SandboxStats)>> {
+        make: impl Fn(&Arc<SandboxStatus>, SandboxStats) -> T + Send + 'static,
+    ) -> Result<Vec<T>> {
         let shared = Arc::clone(self.shared());
         let work = move || {
             let filesystem = filesystem(&shared);
@@ -73,8 +80,7 @@ impl Engine {
             for handle in shared.handles() {
                 let status = handle.status();
                 if wanted(&status) {
-                    let stats = read_sandbox(&shared, &handle, &status, &filesystem, detail);
-                    all.push((status, stats));
+                    all.push(make(&status, read_sandbox(&shared, &handle, &status, &filesystem, detail)));
                 }
             }
             all
@@ -83,17 +89,25 @@ impl Engine {
     }
 }
 
+impl Detail {
+    /// What of a cgroup is read.
+    fn of_cgroups(self) -> sys::cgroup::Detail {
+        match self {
+            Detail::Counts => sys::cgroup::Detail::Usage,
+            Detail::Processes => sys::cgroup::Detail::Everything,
+        }
+    }
+}
+
 fn read_container(
     shared: &Shared,
-    handle: &Handle,
+    live: Option<&LiveContainer>,
     status: &ContainerStatus,
     filesystem: &FilesystemStats,
+    detail: Detail,
 ) -> ContainerStats {
     let observed_at_ns = sys::fs::now_ns();
-    let live = handle.live.get(&status.id);
-    let cgroup = live
-        .as_ref()
-        .and_then(|live| live.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).read().ok());
+    let cgroup = live.and_then(|live| live.reader().read(detail.of_cgroups()).ok());
     let usage = shared.storage.usage(&status.id).unwrap_or_default();
     let usage_nano_cores = cpu_usage(cgroup.as_ref())
         .and_then(|used| shared.rates.observe(status.id.as_str(), observed_at_ns, used));
@@ -112,11 +126,8 @@ fn read_container(
     }
 }
 
-/// The processes in a container's cgroup and below it; none when it does not run.
-fn processes(shared: &Shared, handle: &Handle, status: &ContainerStatus) -> Vec<u32> {
-    if handle.live.get(&status.id).is_none() {
-        return Vec::new();
-    }
+/// The processes in a container's cgroup and below it.
+fn processes(shared: &Shared, status: &ContainerStatus) -> Vec<u32> {
     let cgroup = shared.cgroups.open(&status.cgroup_path);
     cgroup.ok().and_then(|cgroup| cgroup.procs().ok()).unwrap_or_default()
 }
@@ -172,10 +183,18 @@ fn read_sandbox(
     let mut process_count = 0;
     let mut containers = Vec::new();
     for container in running {
-        let mut stats = read_container(shared, handle, container, filesystem);
-        let processes = processes(shared, handle, container);
-        process_count += processes.len() as u64;
-        stats.processes = (detail == Detail::Processes).then(|| look_at(&processes));
+        let live = handle.live.get(&container.id);
+        let mut stats = read_container(shared, live.as_deref(), container, filesystem, detail);
+        if let Some(live) = &live {
+            process_count += match detail {
+                Detail::Counts => live.reader().count_processes().unwrap_or(0),
+                Detail::Processes => {
+                    let processes = processes(shared, container);
+                    stats.processes = Some(look_at(&processes));
+                    processes.len() as u64
+                }
+            };
+        }
         containers.push(stats);
     }
     let observed_at_ns = sys::fs::now_ns();
@@ -183,8 +202,10 @@ fn read_sandbox(
     let cgroup = if parent.is_empty() {
         None
     } else {
-        let path = shared.cgroup_path(parent, "");
-        handle.live.sandbox_stats(|| shared.cgroups.open(path.trim_end_matches('/')).ok().map(|c| c.reader()))
+        handle.live.sandbox_stats(detail.of_cgroups(), || {
+            let path = shared.cgroup_path(parent, "");
+            shared.cgroups.open(path.trim_end_matches('/')).ok().map(|cgroup| cgroup.reader())
+        })
     };
     let usage_ns = match &cgroup {
         Some(cgroup) => cpu_usage(Some(cgroup)),
@@ -219,7 +240,8 @@ fn interfaces(handle: &Handle) -> Vec<InterfaceStats> {
             tx_dropped: c.stats.tx_dropped,
         })
         .collect();
-    interfaces.sort_by_key(|i| (i.name != crate::engine::IFNAME, i.name.clone()));
+    let order = |i: &InterfaceStats| i.name != crate::engine::IFNAME;
+    interfaces.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)));
     interfaces
 }
 

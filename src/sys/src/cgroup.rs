@@ -25,6 +25,8 @@ mod plan_io;
 mod plan_v1;
 mod plan_v2;
 mod reader;
+mod rest;
+mod source;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -39,7 +41,7 @@ pub use kill::kill_directory;
 pub use layout::{Controller, Driver, Layout, Version};
 pub use limits::Limits;
 pub use path::{slice_path, systemd_path};
-pub use reader::Reader;
+pub use reader::{Detail, Reader};
 pub use stats::{Cpu, Device, Hugetlb, Io, Memory, Pids, Pressure, PressureLine, Pressures, Stats};
 
 /// Why a control group could not be made, changed or read.

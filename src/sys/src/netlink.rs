@@ -13,7 +13,7 @@ pub(crate) mod wire;
 pub use batch::{
     AddressFlags, Batch, BridgePort, LinkChange, LinkRef, Macvlan, MacvlanMode, RouteSpec, Veth,
 };
-pub use counters::{CounterReader, InterfaceCounters, interface_counters};
+pub use counters::{CounterReader, InterfaceCounters};
 pub use link::{Address, Link, LinkStats, Mac};
 pub(crate) use socket::{Connection, Reply};
 pub use socket::{Error, Route};

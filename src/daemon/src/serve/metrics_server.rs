@@ -209,7 +209,8 @@ impl Server {
             Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         };
         if self.containers {
-            match self.engine.list_sandbox_stats(engine::Detail::Processes, |_| true).await {
+            let make = |status: &Arc<_>, stats| (Arc::clone(status), stats);
+            match self.engine.list_sandbox_stats(engine::Detail::Processes, |_| true, make).await {
                 Ok(list) => {
                     let mut usage = cri::Usage::default();
                     list.iter().for_each(|(status, stats)| usage.add(status, stats));

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use keeper::protocol::{NamespaceKind, Origin};
 use oci::ContainerId;
@@ -26,6 +26,13 @@ pub(crate) struct LiveContainer {
     pub(crate) stats: Mutex<sys::cgroup::Reader>,
     /// What another keeper needs to take it over; `None` if it has lost that already.
     pub(crate) keeping: Option<Keeping>,
+}
+
+impl LiveContainer {
+    /// Reads the statistics of its cgroup; one reader at a time.
+    pub(crate) fn reader(&self) -> MutexGuard<'_, sys::cgroup::Reader> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a keeper holds of a container, in duplicate. Nothing is read from the pipes here: while a keeper lives
@@ -107,13 +114,14 @@ impl Live {
     /// Reads the statistics of the sandbox' own cgroup, opening its files with `open` the first time.
     pub(crate) fn sandbox_stats(
         &self,
+        detail: sys::cgroup::Detail,
         open: impl FnOnce() -> Option<sys::cgroup::Reader>,
     ) -> Option<sys::cgroup::Stats> {
         let mut reader = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         if reader.is_none() {
             *reader = open();
         }
-        let stats = reader.as_mut()?.read();
+        let stats = reader.as_mut()?.read(detail);
         match stats {
             Ok(stats) => Some(stats),
             Err(_) => {

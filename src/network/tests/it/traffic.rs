@@ -101,7 +101,7 @@ fn counters_of_a_sandbox_can_be_read() {
     on_host(|host| {
         let network = host.network();
         let pod = attach(&network, "counted", &[]);
-        let mut reader = sys::netlink::CounterReader::open(pod.netns.as_fd()).unwrap();
+        let reader = sys::netlink::CounterReader::open(pod.netns.as_fd()).unwrap();
         let before = reader.read().unwrap();
         serve_tcp(pod.netns.as_fd(), 80);
         ask_tcp(pod.ip(false), 80).unwrap();

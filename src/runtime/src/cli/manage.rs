@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sys::cgroup::Stats;
+use sys::cgroup::{Detail, Stats};
 
 use super::arguments::ListFormat;
 use super::hooks;
@@ -153,7 +153,7 @@ pub(super) fn events(root: &Root, id: &str, once: bool, interval: Duration) -> R
             }
             return Ok(());
         }
-        let stats = reader.read().context("read the statistics of the container")?;
+        let stats = reader.read(Detail::Everything).context("read the statistics of the container")?;
         let event = serde_json::json!({"type": "stats", "id": id, "data": statistics(&stats)});
         out::line(&event.to_string());
         if once {

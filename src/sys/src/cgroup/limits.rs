@@ -8,7 +8,7 @@ use super::layout::Controller;
 use super::{files, plan_v2};
 
 /// v1 shows "no limit" as the largest multiple of the page size.
-const NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
+pub(super) const NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
 
 /// Limits in force. `None`: the host cannot tell; -1: unlimited.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

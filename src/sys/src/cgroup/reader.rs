@@ -1,421 +1,258 @@
 //! Statistics from files that stay open between readings.
+//!
+//! What is asked for every few seconds ([`Detail::Usage`]) takes few files, and those alone are open from the start.
+//! The others are opened when everything is asked for the first time.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::files;
-use super::group::{Cgroup, Place, is_gone};
+use super::group::{Cgroup, Place};
 use super::layout::Controller;
-use super::limits::{page_sizes, parse};
-use super::stats::{Cpu, Device, Hugetlb, Io, Memory, Pids, Pressure, PressureLine, Pressures, Stats};
+use super::rest::Rest;
+use super::source::{BUFFER_BYTES, Source, number, pairs};
+use super::stats::{Cpu, Memory, Pressure, PressureLine, Pressures, Stats};
 
-/// Room for the largest of the files to begin with.
-const BUFFER_BYTES: usize = 8 << 10;
+/// How much a reading covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Processor time in all; memory in use with its limit, anonymous and inactive file pages, faults and swap; and
+    /// pressure. Everything else is left as [`Default`] has it.
+    Usage,
+    /// All that [`Stats`] has.
+    Everything,
+}
 
-/// Reads a group's statistics again and again. The kernel renders a file anew for each read at offset 0.
+/// Reads a group's statistics again and again.
 #[derive(Debug)]
 pub struct Reader {
-    cpu: Option<CpuFiles>,
+    group: Cgroup,
+    cpu: Option<CpuFile>,
     memory: Option<MemoryFiles>,
-    pids: Option<[Source; 2]>,
-    io: Option<IoFiles>,
-    hugetlb: Vec<HugetlbFiles>,
     pressure: [Source; 3],
-    buffer: Vec<u8>,
+    rest: Option<Rest>,
+    processes: Option<Source>,
 }
 
-/// One file; `None` where it could not be opened, which reads as absent.
 #[derive(Debug)]
-struct Source(Option<File>);
-
-#[derive(Debug)]
-enum CpuFiles {
-    V1 { usage: Source, user: Source, system: Source, stat: Source },
+enum CpuFile {
+    V1 { usage: Source },
     V2 { stat: Source },
 }
 
 #[derive(Debug)]
-enum MemoryFiles {
-    V1 {
-        usage: Source,
-        max: Source,
-        limit: Source,
-        swap_limit: Source,
-        fail_count: Source,
-        kernel: Source,
-        stat: Source,
-        oom: Source,
-    },
-    V2 {
-        usage: Source,
-        max: Source,
-        limit: Source,
-        swap: Source,
-        swap_limit: Source,
-        stat: Source,
-        events: Source,
-    },
-}
-
-#[derive(Debug)]
-enum IoFiles {
-    V1 { bytes: Source, operations: Source },
-    V2 { stat: Source },
-}
-
-#[derive(Debug)]
-struct HugetlbFiles {
-    page_size: String,
+struct MemoryFiles {
+    v1: bool,
     usage: Source,
-    max: Source,
-    fail_count: Source,
+    limit: Source,
+    /// Swap in use; on v1 a line of `stat` says that.
+    swap: Source,
+    /// On v1 of memory and swap together.
+    swap_limit: Source,
+    stat: Source,
 }
 
 impl Reader {
     pub(super) fn new(group: &Cgroup) -> Self {
         let pressure = |kind: &str| match group.unified_dir() {
             Some(dir) => Source::open(dir, &format!("{kind}.pressure")),
-            None => Source(None),
+            None => Source::absent(),
         };
         Reader {
-            cpu: cpu_files(group),
-            memory: group.place(Controller::Memory).map(memory_files),
-            pids: group
-                .place(Controller::Pids)
-                .map(|p| [Source::open(p.dir(), "pids.current"), Source::open(p.dir(), "pids.max")]),
-            io: group.place(Controller::Io).map(io_files),
-            hugetlb: group.place(Controller::Hugetlb).map(hugetlb_files).unwrap_or_default(),
+            cpu: cpu_file(group),
+            memory: group.place(Controller::Memory).map(MemoryFiles::open),
             pressure: [pressure("cpu"), pressure("memory"), pressure("io")],
-            buffer: vec![0; BUFFER_BYTES],
+            rest: None,
+            processes: None,
+            group: group.clone(),
         }
     }
 
-    /// Reads everything once.
+    /// Reads once.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when the group was removed; else what a read reports.
-    pub fn read(&mut self) -> io::Result<Stats> {
+    pub fn read(&mut self, detail: Detail) -> io::Result<Stats> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let buffer = &mut self.buffer;
-        Ok(Stats {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let buffer = &mut buffer;
+        let mut stats = Stats {
             timestamp_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            cpu: self.cpu.as_ref().map(|files| files.read(buffer)).transpose()?,
-            memory: self.memory.as_ref().map(|files| files.read(buffer)).transpose()?,
-            pids: match &self.pids {
-                Some([current, limit]) => {
-                    Some(Pids { current: current.number(buffer)?.unwrap_or(0), limit: limit.limit(buffer)? })
-                }
-                None => None,
-            },
-            io: self.io.as_ref().map(|files| files.read(buffer)).transpose()?,
-            hugetlb: self.hugetlb.iter().map(|files| files.read(buffer)).collect::<io::Result<_>>()?,
+            cpu: self.cpu.as_ref().map(|file| file.read(detail, buffer)).transpose()?,
+            memory: self.memory.as_ref().map(|files| files.read(detail, buffer)).transpose()?,
             pressure: Pressures {
-                cpu: self.pressure[0].pressure(buffer)?,
-                memory: self.pressure[1].pressure(buffer)?,
-                io: self.pressure[2].pressure(buffer)?,
+                cpu: pressure(&self.pressure[0], buffer)?,
+                memory: pressure(&self.pressure[1], buffer)?,
+                io: pressure(&self.pressure[2], buffer)?,
             },
-        })
+            ..Stats::default()
+        };
+        if detail == Detail::Everything {
+            let rest = self.rest.get_or_insert_with(|| Rest::open(&self.group));
+            rest.read(&mut stats, buffer)?;
+        }
+        Ok(stats)
     }
-}
 
-impl Source {
-    fn open(dir: &Path, file: &str) -> Self {
-        Source(File::open(dir.join(file)).ok())
-    }
-
-    /// The file's text now; empty when it is absent.
-    fn text<'b>(&self, buffer: &'b mut Vec<u8>) -> io::Result<&'b str> {
-        let Some(file) = &self.0 else { return Ok("") };
-        let mut filled = 0;
-        loop {
-            if filled == buffer.len() {
-                buffer.resize(buffer.len() * 2, 0);
-            }
-            match file.read_at(&mut buffer[filled..], u64::try_from(filled).unwrap_or(u64::MAX)) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_gone(&e) => return Err(io::Error::new(io::ErrorKind::NotFound, e)),
-                // The kernel was built with this resource, but booted without its pressure.
-                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(""),
-                Err(e) => return Err(e),
-            }
-            // Files of one page or less come whole: a short read is their end.
-            if filled < buffer.len() {
-                break;
+    /// How many processes are in the group and those below it.
+    ///
+    /// # Errors
+    /// A list cannot be read; a group that was removed has none.
+    pub fn count_processes(&mut self) -> io::Result<u64> {
+        // A list on v1 that is kept open may be a second old, so that one is opened anew.
+        if let Some(dir) = self.group.unified_dir()
+            && has_no_groups_below(dir)
+        {
+            let list = self.processes.get_or_insert_with(|| Source::open(dir, "cgroup.procs"));
+            let mut buffer = vec![0; BUFFER_BYTES];
+            if let Ok(lines) = list.list(&mut buffer)
+                && !lines.is_empty()
+            {
+                return Ok(lines.iter().filter(|byte| **byte == b'\n').count() as u64);
             }
         }
-        std::str::from_utf8(&buffer[..filled]).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
-    }
-
-    fn number(&self, buffer: &mut Vec<u8>) -> io::Result<Option<u64>> {
-        Ok(self.text(buffer)?.trim().parse().ok())
-    }
-
-    fn limit(&self, buffer: &mut Vec<u8>) -> io::Result<Option<u64>> {
-        Ok(parse(self.text(buffer)?.trim()).and_then(|limit| u64::try_from(limit).ok()))
-    }
-
-    fn pressure(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Pressure>> {
-        Ok(parse_pressure(self.text(buffer)?))
+        Ok(self.group.procs()?.len() as u64)
     }
 }
 
-fn cpu_files(group: &Cgroup) -> Option<CpuFiles> {
-    let bandwidth = group.place(Controller::Cpu);
+/// The kernel's control groups count the directories in a directory as links to it. Where that is not so, as in the
+/// temporary directories of tests, the answer is no.
+fn has_no_groups_below(dir: &std::path::Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == 2)
+}
+
+fn cpu_file(group: &Cgroup) -> Option<CpuFile> {
     if let Some(Place::V1(dir)) = group.place(Controller::Cpuacct) {
-        let stat = bandwidth.map_or(Source(None), |place| Source::open(place.dir(), "cpu.stat"));
-        return Some(CpuFiles::V1 {
-            usage: Source::open(dir, "cpuacct.usage"),
-            user: Source::open(dir, "cpuacct.usage_user"),
-            system: Source::open(dir, "cpuacct.usage_sys"),
-            stat,
-        });
+        return Some(CpuFile::V1 { usage: Source::open(dir, "cpuacct.usage") });
     }
     // On v2 processor time is accounted for even without the controller.
-    group.unified_dir().map(|dir| CpuFiles::V2 { stat: Source::open(dir, "cpu.stat") })
+    group.unified_dir().map(|dir| CpuFile::V2 { stat: Source::open(dir, "cpu.stat") })
 }
 
-fn memory_files(place: Place<'_>) -> MemoryFiles {
-    let open = |file: &str| Source::open(place.dir(), file);
-    match place {
-        Place::V1(_) => MemoryFiles::V1 {
-            usage: open("memory.usage_in_bytes"),
-            max: open("memory.max_usage_in_bytes"),
-            limit: open("memory.limit_in_bytes"),
-            swap_limit: open("memory.memsw.limit_in_bytes"),
-            fail_count: open("memory.failcnt"),
-            kernel: open("memory.kmem.usage_in_bytes"),
-            stat: open("memory.stat"),
-            oom: open("memory.oom_control"),
-        },
-        Place::V2(_) => MemoryFiles::V2 {
-            usage: open("memory.current"),
-            max: open("memory.peak"),
-            limit: open("memory.max"),
-            swap: open("memory.swap.current"),
-            swap_limit: open("memory.swap.max"),
-            stat: open("memory.stat"),
-            events: open("memory.events"),
-        },
-    }
-}
-
-fn io_files(place: Place<'_>) -> IoFiles {
-    let dir = place.dir();
-    if matches!(place, Place::V2(_)) {
-        return IoFiles::V2 { stat: Source::open(dir, "io.stat") };
-    }
-    let open = |name: &str| {
-        let recursive = format!("blkio.throttle.{name}_recursive");
-        let file =
-            if files::is_there(&dir.join(&recursive)) { recursive } else { format!("blkio.throttle.{name}") };
-        Source::open(dir, &file)
-    };
-    IoFiles::V1 { bytes: open("io_service_bytes"), operations: open("io_serviced") }
-}
-
-fn hugetlb_files(place: Place<'_>) -> Vec<HugetlbFiles> {
-    let v1 = matches!(place, Place::V1(_));
-    let (usage, max, fail) =
-        if v1 { ("usage_in_bytes", "max_usage_in_bytes", "failcnt") } else { ("current", "", "events") };
-    page_sizes(place.dir(), usage)
-        .into_iter()
-        .map(|page_size| {
-            let open = |suffix: &str| Source::open(place.dir(), &format!("hugetlb.{page_size}.{suffix}"));
-            let max = if v1 { open(max) } else { Source(None) };
-            HugetlbFiles { usage: open(usage), max, fail_count: open(fail), page_size }
-        })
-        .collect()
-}
-
-impl CpuFiles {
-    fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Cpu> {
+impl CpuFile {
+    fn read(&self, detail: Detail, buffer: &mut Vec<u8>) -> io::Result<Cpu> {
         match self {
-            CpuFiles::V1 { usage, user, system, stat } => {
-                let mut cpu = Cpu {
-                    usage_ns: usage.number(buffer)?.unwrap_or(0),
-                    user_ns: user.number(buffer)?.unwrap_or(0),
-                    system_ns: system.number(buffer)?.unwrap_or(0),
-                    ..Cpu::default()
-                };
-                let text = stat.text(buffer)?;
-                cpu.periods = files::keyed(text, "nr_periods").unwrap_or(0);
-                cpu.throttled_periods = files::keyed(text, "nr_throttled").unwrap_or(0);
-                cpu.throttled_ns = files::keyed(text, "throttled_time").unwrap_or(0);
-                Ok(cpu)
+            CpuFile::V1 { usage } => {
+                Ok(Cpu { usage_ns: usage.number(buffer)?.unwrap_or(0), ..Cpu::default() })
             }
-            CpuFiles::V2 { stat } => {
-                let text = stat.text(buffer)?;
-                let value = |key: &str| files::keyed(text, key).unwrap_or(0);
-                let ns = |key: &str| value(key).saturating_mul(1000);
-                Ok(Cpu {
-                    usage_ns: ns("usage_usec"),
-                    user_ns: ns("user_usec"),
-                    system_ns: ns("system_usec"),
-                    periods: value("nr_periods"),
-                    throttled_periods: value("nr_throttled"),
-                    throttled_ns: ns("throttled_usec"),
+            CpuFile::V2 { stat } => {
+                let all = parse_cpu_v2(stat.bytes(buffer)?);
+                Ok(match detail {
+                    Detail::Usage => Cpu { usage_ns: all.usage_ns, ..Cpu::default() },
+                    Detail::Everything => all,
                 })
             }
         }
     }
 }
 
-impl MemoryFiles {
-    fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Memory> {
-        match self {
-            MemoryFiles::V1 { usage, max, limit, swap_limit, fail_count, kernel, stat, oom } => {
-                let mut memory = parse_memory_v1(stat.text(buffer)?);
-                memory.usage_bytes = usage.number(buffer)?.unwrap_or(0);
-                memory.max_usage_bytes = max.number(buffer)?;
-                memory.limit_bytes = limit.limit(buffer)?;
-                let both = swap_limit.limit(buffer)?;
-                memory.swap_limit_bytes = both.zip(memory.limit_bytes).map(|(b, m)| b.saturating_sub(m));
-                if swap_limit.0.is_none() {
-                    memory.swap_bytes = None;
-                }
-                memory.fail_count = fail_count.number(buffer)?.unwrap_or(0);
-                memory.kernel_bytes = kernel.number(buffer)?.unwrap_or(0);
-                memory.oom_kills = files::keyed(oom.text(buffer)?, "oom_kill").unwrap_or(0);
-                Ok(memory.with_working_set())
-            }
-            MemoryFiles::V2 { usage, max, limit, swap, swap_limit, stat, events } => {
-                let mut memory = parse_memory_v2(stat.text(buffer)?);
-                memory.usage_bytes = usage.number(buffer)?.unwrap_or(0);
-                memory.max_usage_bytes = max.number(buffer)?;
-                memory.limit_bytes = limit.limit(buffer)?;
-                memory.swap_bytes = swap.number(buffer)?;
-                memory.swap_limit_bytes = swap_limit.limit(buffer)?;
-                let events = events.text(buffer)?;
-                memory.fail_count = files::keyed(events, "max").unwrap_or(0);
-                memory.oom_kills = files::keyed(events, "oom_kill").unwrap_or(0);
-                Ok(memory.with_working_set())
-            }
+fn parse_cpu_v2(bytes: &[u8]) -> Cpu {
+    let mut cpu = Cpu::default();
+    for (key, value) in pairs(bytes) {
+        let value = || number(value).unwrap_or(0);
+        let ns = || value().saturating_mul(1000);
+        match key {
+            b"usage_usec" => cpu.usage_ns = ns(),
+            b"user_usec" => cpu.user_ns = ns(),
+            b"system_usec" => cpu.system_ns = ns(),
+            b"nr_periods" => cpu.periods = value(),
+            b"nr_throttled" => cpu.throttled_periods = value(),
+            b"throttled_usec" => cpu.throttled_ns = ns(),
+            _ => {}
         }
     }
+    cpu
 }
 
-impl Memory {
-    fn with_working_set(self) -> Self {
-        Memory { working_set_bytes: self.usage_bytes.saturating_sub(self.inactive_file_bytes), ..self }
+impl MemoryFiles {
+    fn open(place: Place<'_>) -> Self {
+        let open = |file: &str| Source::open(place.dir(), file);
+        match place {
+            Place::V1(_) => MemoryFiles {
+                v1: true,
+                usage: open("memory.usage_in_bytes"),
+                limit: open("memory.limit_in_bytes"),
+                swap: Source::absent(),
+                swap_limit: open("memory.memsw.limit_in_bytes"),
+                stat: open("memory.stat"),
+            },
+            Place::V2(_) => MemoryFiles {
+                v1: false,
+                usage: open("memory.current"),
+                limit: open("memory.max"),
+                swap: open("memory.swap.current"),
+                swap_limit: open("memory.swap.max"),
+                stat: open("memory.stat"),
+            },
+        }
+    }
+
+    fn read(&self, detail: Detail, buffer: &mut Vec<u8>) -> io::Result<Memory> {
+        let stat = self.stat.bytes(buffer)?;
+        let mut memory = if self.v1 { parse_memory_v1(stat) } else { parse_memory_v2(stat) };
+        if detail == Detail::Usage {
+            (memory.cache_bytes, memory.mapped_file_bytes, memory.kernel_bytes) = (0, 0, 0);
+        }
+        memory.usage_bytes = self.usage.number(buffer)?.unwrap_or(0);
+        memory.limit_bytes = self.limit.limit(buffer)?;
+        memory.swap_limit_bytes = self.swap_limit.limit(buffer)?;
+        if self.v1 {
+            let both = memory.swap_limit_bytes.zip(memory.limit_bytes);
+            memory.swap_limit_bytes = both.map(|(both, memory)| both.saturating_sub(memory));
+            if self.swap_limit.is_absent() {
+                memory.swap_bytes = None;
+            }
+        } else {
+            memory.swap_bytes = self.swap.number(buffer)?;
+        }
+        memory.working_set_bytes = memory.usage_bytes.saturating_sub(memory.inactive_file_bytes);
+        Ok(memory)
     }
 }
 
 /// The `total_…` lines count the groups below too, as v2 always does.
-fn parse_memory_v1(text: &str) -> Memory {
-    let value = |key: &str| files::keyed(text, key).unwrap_or(0);
-    Memory {
-        rss_bytes: value("total_rss"),
-        cache_bytes: value("total_cache"),
-        mapped_file_bytes: value("total_mapped_file"),
-        swap_bytes: Some(value("total_swap")),
-        inactive_file_bytes: value("total_inactive_file"),
-        page_faults: value("total_pgfault"),
-        major_page_faults: value("total_pgmajfault"),
-        ..Memory::default()
+fn parse_memory_v1(bytes: &[u8]) -> Memory {
+    let mut memory = Memory { swap_bytes: Some(0), ..Memory::default() };
+    for (key, value) in pairs(bytes) {
+        let Some(key) = key.strip_prefix(b"total_") else { continue };
+        let value = || number(value).unwrap_or(0);
+        match key {
+            b"rss" => memory.rss_bytes = value(),
+            b"cache" => memory.cache_bytes = value(),
+            b"mapped_file" => memory.mapped_file_bytes = value(),
+            b"swap" => memory.swap_bytes = Some(value()),
+            b"inactive_file" => memory.inactive_file_bytes = value(),
+            b"pgfault" => memory.page_faults = value(),
+            b"pgmajfault" => memory.major_page_faults = value(),
+            _ => {}
+        }
     }
+    memory
 }
 
-fn parse_memory_v2(text: &str) -> Memory {
-    let value = |key: &str| files::keyed(text, key).unwrap_or(0);
+fn parse_memory_v2(bytes: &[u8]) -> Memory {
+    let mut memory = Memory::default();
     // The sum is there since Linux 5.18.
-    let parts = || ["slab", "kernel_stack", "pagetables", "sock"].into_iter().map(value).sum();
-    Memory {
-        rss_bytes: value("anon"),
-        cache_bytes: value("file"),
-        mapped_file_bytes: value("file_mapped"),
-        kernel_bytes: files::keyed(text, "kernel").unwrap_or_else(parts),
-        inactive_file_bytes: value("inactive_file"),
-        page_faults: value("pgfault"),
-        major_page_faults: value("pgmajfault"),
-        ..Memory::default()
-    }
-}
-
-impl IoFiles {
-    fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Io> {
-        let mut io = Io::default();
-        match self {
-            IoFiles::V1 { bytes, operations } => {
-                for (device, operation, count) in lines_v1(bytes.text(buffer)?) {
-                    let device = io.device(device);
-                    match operation {
-                        "Read" => device.read_bytes = count,
-                        "Write" => device.write_bytes = count,
-                        _ => {}
-                    }
-                }
-                for (device, operation, count) in lines_v1(operations.text(buffer)?) {
-                    let device = io.device(device);
-                    match operation {
-                        "Read" => device.reads = count,
-                        "Write" => device.writes = count,
-                        _ => {}
-                    }
-                }
-            }
-            IoFiles::V2 { stat } => parse_io_v2(stat.text(buffer)?, &mut io),
-        }
-        Ok(io)
-    }
-}
-
-impl Io {
-    fn device(&mut self, id: (u32, u32)) -> &mut Device {
-        let found = self.devices.iter().position(|d| (d.major, d.minor) == id);
-        let at = found.unwrap_or_else(|| {
-            self.devices.push(Device { major: id.0, minor: id.1, ..Device::default() });
-            self.devices.len() - 1
-        });
-        &mut self.devices[at]
-    }
-}
-
-fn device_id(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-fn lines_v1(text: &str) -> impl Iterator<Item = ((u32, u32), &str, u64)> {
-    text.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace();
-        Some((device_id(fields.next()?)?, fields.next()?, fields.next()?.parse().ok()?))
-    })
-}
-
-fn parse_io_v2(text: &str, io: &mut Io) {
-    for line in text.lines() {
-        let mut fields = line.split_whitespace();
-        let Some(id) = fields.next().and_then(device_id) else { continue };
-        let device = io.device(id);
-        for (key, value) in fields.filter_map(|field| field.split_once('=')) {
-            let value = value.parse().unwrap_or(0);
-            match key {
-                "rbytes" => device.read_bytes = value,
-                "wbytes" => device.write_bytes = value,
-                "rios" => device.reads = value,
-                "wios" => device.writes = value,
-                _ => {}
-            }
+    let (mut kernel, mut parts) = (None, 0u64);
+    for (key, value) in pairs(bytes) {
+        let value = || number(value).unwrap_or(0);
+        match key {
+            b"anon" => memory.rss_bytes = value(),
+            b"file" => memory.cache_bytes = value(),
+            b"file_mapped" => memory.mapped_file_bytes = value(),
+            b"kernel" => kernel = Some(value()),
+            b"slab" | b"kernel_stack" | b"pagetables" | b"sock" => parts = parts.saturating_add(value()),
+            b"inactive_file" => memory.inactive_file_bytes = value(),
+            b"pgfault" => memory.page_faults = value(),
+            b"pgmajfault" => memory.major_page_faults = value(),
+            _ => {}
         }
     }
+    Memory { kernel_bytes: kernel.unwrap_or(parts), ..memory }
 }
 
-impl HugetlbFiles {
-    fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Hugetlb> {
-        let text = self.fail_count.text(buffer)?;
-        let fail_count = text.trim().parse().ok().or_else(|| files::keyed(text, "max")).unwrap_or(0);
-        Ok(Hugetlb {
-            page_size: self.page_size.clone(),
-            usage_bytes: self.usage.number(buffer)?.unwrap_or(0),
-            max_usage_bytes: self.max.number(buffer)?,
-            fail_count,
-        })
-    }
+fn pressure(source: &Source, buffer: &mut Vec<u8>) -> io::Result<Option<Pressure>> {
+    Ok(parse_pressure(source.text(buffer)?))
 }
 
 fn parse_pressure(text: &str) -> Option<Pressure> {

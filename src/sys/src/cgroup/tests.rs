@@ -15,6 +15,30 @@ fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
 }
 
+/// What of a reading of everything is usage.
+fn usage_part(all: &Stats) -> Stats {
+    Stats {
+        timestamp_ns: 0,
+        cpu: all.cpu.map(|cpu| Cpu { usage_ns: cpu.usage_ns, ..Cpu::default() }),
+        memory: all.memory.map(|memory| Memory {
+            max_usage_bytes: None,
+            cache_bytes: 0,
+            mapped_file_bytes: 0,
+            kernel_bytes: 0,
+            fail_count: 0,
+            oom_kills: 0,
+            ..memory
+        }),
+        pressure: all.pressure,
+        ..Stats::default()
+    }
+}
+
+/// A reading of usage.
+fn usage(reader: &mut Reader) -> Stats {
+    Stats { timestamp_ns: 0, ..reader.read(Detail::Usage).unwrap() }
+}
+
 #[test]
 fn paths_are_normalised_and_may_not_climb() {
     assert_eq!(path::normalized("a//b/./c/").unwrap(), "/a/b/c");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::super::*;
-use super::resources;
+use super::{resources, usage, usage_part};
 
 /// A group that is removed with its processes at the end.
 struct Guard(Cgroup);
@@ -164,9 +164,11 @@ fn statistics_grow() {
     let mut child = Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
     guard.0.join(child.id()).unwrap();
     let mut reader = guard.0.reader();
-    let first = reader.read().unwrap().cpu.unwrap().usage_ns;
-    wait_for("processor time", || reader.read().unwrap().cpu.unwrap().usage_ns > first + 1_000_000);
-    let stats = reader.read().unwrap();
+    let first = reader.read(Detail::Everything).unwrap().cpu.unwrap().usage_ns;
+    wait_for("processor time", || {
+        reader.read(Detail::Everything).unwrap().cpu.unwrap().usage_ns > first + 1_000_000
+    });
+    let stats = reader.read(Detail::Everything).unwrap();
     if layout().has(Controller::Pids) {
         assert_eq!(stats.pids.unwrap().current, 1);
     }
@@ -179,8 +181,49 @@ fn statistics_grow() {
     child.wait().unwrap();
     let gone = guard.0.clone();
     guard.finish();
-    assert_eq!(reader.read().unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(reader.read(Detail::Everything).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     assert!(gone.procs().unwrap().is_empty());
+}
+
+#[test]
+fn usage_is_a_part_of_everything() {
+    let guard = group("usage");
+    // It works once a second: in between the figures stand still.
+    let mut child = stubborn(&guard.0);
+    let mut reader = guard.0.reader();
+    wait_for("the same figures by both readings", || {
+        let part = usage(&mut reader);
+        let all = reader.read(Detail::Everything).unwrap();
+        part == usage_part(&all) && all.cpu.is_some_and(|cpu| cpu.usage_ns > 0)
+    });
+    guard.0.kill(libc::SIGKILL).unwrap();
+    child.wait().unwrap();
+    guard.finish();
+    assert_eq!(reader.read(Detail::Usage).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
+
+#[test]
+fn processes_are_counted_with_those_below() {
+    let guard = group("count");
+    let mut reader = guard.0.reader();
+    assert_eq!(reader.count_processes().unwrap(), 0);
+    let sleep = || Command::new("/bin/sleep").arg("300").spawn().unwrap();
+    let mut children = [sleep(), sleep(), sleep()];
+    guard.0.join(children[0].id()).unwrap();
+    guard.0.join(children[1].id()).unwrap();
+    assert_eq!(reader.count_processes().unwrap(), 2);
+    // By hand: the group has processes, so that v2 gives those below no controllers.
+    let below = guard.0.dirs().last().unwrap().join("below");
+    std::fs::create_dir(&below).unwrap();
+    std::fs::write(below.join("cgroup.procs"), children[2].id().to_string()).unwrap();
+    assert_eq!(reader.count_processes().unwrap(), 3);
+    guard.0.kill(libc::SIGKILL).unwrap();
+    for child in &mut children {
+        child.wait().unwrap();
+    }
+    wait_for("an empty group", || reader.count_processes().unwrap() == 0);
+    guard.finish();
+    assert_eq!(reader.count_processes().unwrap(), 0);
 }
 
 #[test]
@@ -206,7 +249,7 @@ fn out_of_memory_is_counted() {
     drop(child.stdin.take());
     assert!(!child.wait().unwrap().success());
     wait_for("the counter", || guard.0.oom_kills().unwrap() >= 1);
-    assert!(guard.0.reader().read().unwrap().memory.unwrap().oom_kills >= 1);
+    assert!(guard.0.reader().read(Detail::Everything).unwrap().memory.unwrap().oom_kills >= 1);
     guard.finish();
 }
 

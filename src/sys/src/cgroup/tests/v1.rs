@@ -4,7 +4,7 @@ use std::fs;
 
 use super::super::*;
 use super::fake::Host;
-use super::resources;
+use super::{resources, usage, usage_part};
 
 const ALL: [&str; 9] =
     ["cpu,cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "name=systemd"];
@@ -199,7 +199,7 @@ fn reads_statistics_and_limits() {
     ];
     let group = host.group("/g", &files);
     let mut reader = group.reader();
-    let stats = reader.read().unwrap();
+    let stats = reader.read(Detail::Everything).unwrap();
     let cpu = Cpu {
         usage_ns: 300,
         user_ns: 200,
@@ -214,13 +214,15 @@ fn reads_statistics_and_limits() {
     assert_eq!((memory.rss_bytes, memory.cache_bytes, memory.oom_kills), (60, 50, 2));
     assert_eq!((memory.fail_count, memory.page_faults, memory.swap_bytes), (3, 9, None));
     assert_eq!(stats.pids, Some(Pids { current: 4, limit: None }));
+    let io = stats.io.clone().unwrap();
     let disk = Device { major: 8, minor: 0, read_bytes: 10, write_bytes: 20, reads: 1, writes: 2 };
-    assert_eq!(stats.io.unwrap().devices, [disk]);
+    assert_eq!(io.devices, [disk]);
     assert_eq!(stats.hugetlb[0].max_usage_bytes, Some(7));
     assert_eq!(stats.pressure, Pressures::default());
+    assert_eq!(usage(&mut reader), usage_part(&stats));
     // The files stay open and are read anew.
     fs::write(host.path("pids/g/pids.current"), "5").unwrap();
-    assert_eq!(reader.read().unwrap().pids.unwrap().current, 5);
+    assert_eq!(reader.read(Detail::Everything).unwrap().pids.unwrap().current, 5);
     let limits = group.limits().unwrap();
     assert_eq!(
         (limits.cpu_shares, limits.cpu_quota_us, limits.cpu_period_us),

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::super::*;
 use super::fake::Host;
-use super::resources;
+use super::{resources, usage, usage_part};
 
 const ALL: &str = "cpuset cpu io memory hugetlb pids rdma misc\n";
 
@@ -145,7 +145,11 @@ fn reads_statistics_and_limits() {
         ("memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"),
     ];
     let group = host.group("/g", &files);
-    let stats = group.reader().read().unwrap();
+    let mut reader = group.reader();
+    // Usage first: it must not need what everything has opened.
+    let first = usage(&mut reader);
+    let stats = reader.read(Detail::Everything).unwrap();
+    assert_eq!(first, usage_part(&stats));
     assert_eq!((stats.cpu.unwrap().usage_ns, stats.cpu.unwrap().throttled_ns), (3000, 6000));
     let memory = stats.memory.unwrap();
     assert_eq!((memory.working_set_bytes, memory.rss_bytes, memory.kernel_bytes), (900, 10, 30));
@@ -155,12 +159,13 @@ fn reads_statistics_and_limits() {
     );
     assert_eq!((memory.fail_count, memory.oom_kills), (3, 1));
     assert_eq!(stats.io.as_ref().unwrap().devices.len(), 2);
-    assert_eq!(stats.io.unwrap().total().write_bytes, 2);
+    assert_eq!(stats.io.as_ref().unwrap().total().write_bytes, 2);
     assert_eq!(stats.hugetlb[0].fail_count, 4);
     let pressure = stats.pressure.cpu.unwrap();
     assert_eq!((pressure.some.total_us, pressure.full.total_us), (123, 9));
     assert!((pressure.some.avg10 - 1.5).abs() < 1e-9);
     assert!(stats.pressure.memory.is_some() && stats.pressure.io.is_none());
+    assert_eq!(usage(&mut reader), usage_part(&stats));
     let limits = group.limits().unwrap();
     assert_eq!((limits.cpu_shares, limits.cpu_quota_us), (Some(1024), Some(-1)));
     assert_eq!((limits.memory_bytes, limits.memory_and_swap_bytes), (Some(4096), Some(-1)));
