@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cri_api::v1;
 use engine::{
     Capabilities, ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device,
-    ExitReason, MountSource, NamespaceMode, Namespaces, Propagation, Security,
+    ExitReason, LogSettings, MountSource, NamespaceMode, Namespaces, Propagation, Security,
 };
 
 use crate::convert::{
@@ -42,12 +42,14 @@ pub(crate) fn config(config: v1::ContainerConfig, within: &Namespaces) -> Result
         labels: sorted(config.labels),
         annotations: sorted(config.annotations),
         log_path: config.log_path,
+        log: LogSettings::default(),
         stdin: config.stdin,
         stdin_once: config.stdin_once,
         tty: config.tty,
         stop_signal: stop_signal(config.stop_signal)?,
         resources: linux.resources.map(resources).transpose()?.unwrap_or_default(),
         security: security(linux.security_context.unwrap_or_default(), within)?,
+        durable: None,
     })
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn config(request: v1::RunPodSandboxRequest) -> Result<SandboxConfig,
         resources: linux.resources.map(resources).transpose()?,
         overhead: linux.overhead.map(resources).transpose()?,
         user_networking: None,
+        durable: None,
     })
 }
 

@@ -13,8 +13,10 @@ use tokio_util::task::TaskTracker;
 use crate::blocking::Blocking;
 use crate::config::{CgroupDriver, Config, Handler};
 use crate::cpu::Rates;
+use crate::durable::Durables;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Bus, Subscription};
+use crate::happenings::HappeningBus;
 use crate::images::Images;
 use crate::keeper_link::Link;
 use crate::metrics::Metrics;
@@ -48,6 +50,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) blocking: Arc<Blocking>,
     pub(crate) bus: Bus,
+    /// What happens to containers of all kinds, images, networks and volumes.
+    pub(crate) happenings: HappeningBus,
+    pub(crate) durables: Durables,
     pub(crate) storage: Arc<storage::Store>,
     pub(crate) images: Images,
     pub(crate) network: Arc<network::Network>,
@@ -91,6 +96,8 @@ impl Engine {
             link: parts.link,
             blocking: Arc::new(Blocking::new(Arc::clone(&parts.metrics))),
             bus: Bus::new(Arc::clone(&parts.metrics)),
+            happenings: HappeningBus::new(Arc::clone(&parts.metrics)),
+            durables: Durables::default(),
             metrics: parts.metrics,
             storage: parts.storage,
             images: parts.images,
@@ -160,10 +167,11 @@ impl Engine {
         Ok(self.sandbox(id)?.status())
     }
 
-    /// Snapshots of all sandboxes, oldest first.
+    /// Snapshots of all sandboxes, oldest first. Runs of durable containers are not among them.
     pub fn sandboxes(&self) -> Vec<Arc<SandboxStatus>> {
         let sandboxes = self.shared.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = sandboxes.values().map(Handle::status).collect();
+        let mut all: Vec<_> =
+            sandboxes.values().map(Handle::status).filter(|s| s.config.durable.is_none()).collect();
         drop(sandboxes);
         all.sort_by(|a, b| (a.created_at_ns, &a.id).cmp(&(b.created_at_ns, &b.id)));
         all
@@ -218,10 +226,12 @@ impl Engine {
     /// unknown is done already.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
         match self.find_container(id)? {
-            Some((handle, id)) => match handle.ask(|reply| Command::Stop { id, grace, reply }).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                other => other,
-            },
+            Some((handle, id)) => {
+                match handle.ask(|reply| Command::Stop { id, signal: None, grace, reply }).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    other => other,
+                }
+            }
             None => Ok(()),
         }
     }
@@ -343,7 +353,7 @@ fn taken(what: &str, id: &str) -> Error {
     Error::new(ErrorKind::AlreadyExists, format!("{what} exists already as {id}"))
 }
 
-fn check_sandbox(config: &SandboxConfig) -> Result<()> {
+pub(crate) fn check_sandbox(config: &SandboxConfig) -> Result<()> {
     let modes = &config.namespaces;
     if config.user_networking.is_some() && modes.network == NamespaceMode::Host {
         return Err(Error::invalid("a sandbox with the host's network is attached to no other"));

@@ -105,6 +105,12 @@ impl Images {
         }
     }
 
+    /// Keeps a configuration for containers whose image may be removed under them.
+    pub(crate) fn remember(&self, id: &Digest, config: ImageConfiguration) {
+        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        configs.entry(id.clone()).or_insert_with(|| Arc::new(config));
+    }
+
     fn remembered(&self, id: &Digest) -> Result<ImageInfo> {
         let config = self.configs.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         let config = config.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no image {id}")))?;
@@ -113,7 +119,7 @@ impl Images {
             tags: Vec::new(),
             digests: Vec::new(),
             size_bytes: 0,
-            user: String::new(),
+            user: config.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default(),
             pinned: false,
             config: (*config).clone(),
         })

@@ -18,11 +18,13 @@ mod blocking;
 mod cdi;
 mod config;
 mod cpu;
+mod durable;
 mod engine;
 mod error;
 mod events;
 mod exec;
 mod files;
+mod happenings;
 mod images;
 mod inspect;
 mod keeper_link;
@@ -38,6 +40,8 @@ mod sessions;
 mod spec;
 mod stats;
 mod status;
+#[cfg(test)]
+mod testing;
 mod user;
 mod watch;
 
@@ -45,9 +49,11 @@ pub use config::{
     CgroupConfig, CgroupDriver, Config, ContainerDefaults, Handler, HandlerRuntime, ImageConfig,
     NetworkConfig, UserNetworkDefaults,
 };
+pub use durable::{DurableProblem, WaitExit};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Subscription};
+pub use happenings::{Action, Happening, Happenings, Subject};
 pub use image::{Auth, AuthFields, ScopedAuth, Secret};
 pub use images::{LayerProgress, LayerState, PullProgress, PullStage};
 pub use inspect::NetworkInfo;

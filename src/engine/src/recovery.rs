@@ -96,6 +96,7 @@ impl Engine {
             let request = Request::DropNamespaces { key };
             drop(shared.link.call("drop namespaces that nobody owns", request, &[]).await);
         }
+        crate::durable::recover(shared).await?;
         shared.link.forget_unclaimed();
         crate::watch::watch_orphans(shared, &shared.shutdown, |id| !known.contains(id.as_str()));
         self.sweep().await
@@ -132,7 +133,7 @@ impl Engine {
         let shared = Arc::clone(self.shared());
         let work = move || {
             let mut valid = Vec::new();
-            let mut containers = HashSet::new();
+            let mut containers = shared.durables.in_use();
             for handle in shared.handles() {
                 let status = handle.status();
                 let valid_here = |ifname: &str| network::ValidAttachment {
@@ -198,11 +199,18 @@ fn adopt_container(
     if matches!(container.state, ContainerState::Exited(_)) {
         return;
     }
-    container.state = ContainerState::Running {
-        pid: held.pid,
-        start_time: held.start_time,
-        started_at_ns: held.started_at_ns,
+    let known = match container.state {
+        ContainerState::Running { pid, start_time, .. } => (pid, start_time) == (held.pid, held.start_time),
+        ContainerState::Created | ContainerState::Exited(_) => false,
     };
+    // What clients were told before stays as it was.
+    if !known {
+        container.state = ContainerState::Running {
+            pid: held.pid,
+            start_time: held.start_time,
+            started_at_ns: held.started_at_ns,
+        };
+    }
     if let Some(exit) = held.exit {
         adopted.exits.push((container.id.clone(), exit));
         return;

@@ -14,6 +14,11 @@ use crate::model::{
 };
 use crate::sandbox::{Handle, LiveContainer};
 
+/// Runs of durable containers are asked for by their container.
+fn is_listed(handle: &Handle) -> bool {
+    handle.status.borrow().config.durable.is_none()
+}
+
 impl Engine {
     /// Statistics of one container.
     pub async fn container_stats(&self, id: &str) -> Result<ContainerStats> {
@@ -40,7 +45,7 @@ impl Engine {
         let work = move || {
             let filesystem = filesystem(&shared);
             let mut all = Vec::new();
-            for handle in shared.handles() {
+            for handle in shared.handles().into_iter().filter(is_listed) {
                 let status = handle.status();
                 for container in status.containers.iter().filter(|c| wanted(c)) {
                     let live = handle.live.get(&container.id);
@@ -77,7 +82,7 @@ impl Engine {
         let work = move || {
             let filesystem = filesystem(&shared);
             let mut all = Vec::new();
-            for handle in shared.handles() {
+            for handle in shared.handles().into_iter().filter(is_listed) {
                 let status = handle.status();
                 if wanted(&status) {
                     all.push(make(&status, read_sandbox(&shared, &handle, &status, &filesystem, detail)));

@@ -58,6 +58,9 @@ pub struct ContainerConfig {
     /// Log file, relative to the sandbox' log directory; empty drops output.
     #[serde(default)]
     pub log_path: String,
+    /// The form of the log.
+    #[serde(default)]
+    pub log: LogSettings,
     /// Whether standard input is kept open for attach.
     #[serde(default)]
     pub stdin: bool,
@@ -76,6 +79,28 @@ pub struct ContainerConfig {
     /// Who it is and what it may do.
     #[serde(default)]
     pub security: Security,
+    /// The durable container this is a run of: it has its id, and its file system stays when the run is removed.
+    #[serde(default)]
+    pub durable: Option<ContainerId>,
+}
+
+pub use keeper::protocol::LogFormat;
+
+/// The form of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSettings {
+    /// Of its lines.
+    pub format: LogFormat,
+    /// Size at which a new file is begun; `None` leaves that to the client.
+    pub max_bytes: Option<u64>,
+    /// How many files are kept, the current one included.
+    pub max_files: Option<u32>,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Cri, max_bytes: None, max_files: None }
+    }
 }
 
 /// Where a mount's content comes from.

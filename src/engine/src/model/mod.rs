@@ -3,6 +3,7 @@
 //! Plain data without behaviour beyond small queries. Nothing here knows CRI or Docker.
 
 mod container;
+mod durable;
 mod image;
 mod resources;
 mod sandbox;
@@ -13,7 +14,12 @@ mod user_network;
 
 pub use container::{
     ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device, ExitReason,
-    ExitRecord, MountSource, Propagation, ResolvedUser,
+    ExitRecord, LogFormat, LogSettings, MountSource, Propagation, ResolvedUser,
+};
+pub use durable::{
+    CreatedDurable, DurableConfig, DurablePhase, DurableStatus, DurableUpdate, Health, HealthConfig,
+    HealthProbe, HealthState, HealthTest, JoinModes, LogConfig, RemoveDurable, RestartPolicy, RunInfo,
+    Started, Stopped, WaitFor, WaitOutcome,
 };
 pub use image::{FsUsage, ImageInfo, PullOutcome, PullRequest};
 pub use resources::Resources;

@@ -58,6 +58,9 @@ pub struct SandboxConfig {
     /// Networks to attach it to; `None` is the node's default network.
     #[serde(default)]
     pub user_networking: Option<Box<UserNetworking>>,
+    /// The durable container it is a run of. It is listed with that container, not as a sandbox.
+    #[serde(default)]
+    pub durable: Option<ContainerId>,
 }
 
 /// What names a sandbox to its owner.

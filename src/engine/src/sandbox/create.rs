@@ -42,10 +42,9 @@ impl Task {
             return Err(Error::precondition(format!("sandbox {} is not ready", self.record.id.short())));
         }
         check(&config)?;
-        let random = sys::fs::random_bytes().map_err(|error| Error::io("make a container id", error))?;
-        let id = ContainerId::from_random(random);
+        let id = self.new_container_id(&config)?;
         enter(progress, "find the images");
-        let image = self.shared.images.find(&config.image).await?;
+        let image = self.image_of(&config).await?;
         let mut mounted_images = BTreeMap::new();
         for mount in &config.mounts {
             if let MountSource::Image { image, .. } = &mount.source {
@@ -91,6 +90,29 @@ impl Task {
         Ok(id)
     }
 
+    /// A run of a durable container has that one's id.
+    fn new_container_id(&self, config: &ContainerConfig) -> Result<ContainerId> {
+        if config.durable != self.record.config.durable {
+            return Err(Error::internal("a run's sandbox and container are of different durable containers"));
+        }
+        if let Some(id) = &config.durable {
+            return match self.record.container(id) {
+                None => Ok(id.clone()),
+                Some(_) => Err(Error::internal(format!("the run of container {} has begun", id.short()))),
+            };
+        }
+        let random = sys::fs::random_bytes().map_err(|error| Error::io("make a container id", error))?;
+        Ok(ContainerId::from_random(random))
+    }
+
+    /// A durable container names its image by id, and keeps what it needs of it when the image is removed.
+    async fn image_of(&self, config: &ContainerConfig) -> Result<crate::model::ImageInfo> {
+        match (&config.durable, config.image.parse()) {
+            (Some(_), Ok(id)) => self.shared.images.stored(&id),
+            _ => self.shared.images.find(&config.image).await,
+        }
+    }
+
     async fn prepare(&mut self, id: &ContainerId, image: crate::model::ImageInfo) -> Result<()> {
         let input = self.prepare_input(id, image)?;
         let work = move || prepare::prepare(&input);
@@ -105,9 +127,13 @@ impl Task {
     /// Removes what a container that could not be made left behind.
     async fn forget_container(&mut self, id: &ContainerId) {
         let (shared, dir, id_of) = (self.shared.clone(), self.container_dir(id), id.clone());
+        let is_durable = self.record.config.durable.is_some();
         let work = move || {
             if let Err(error) = sys::fs::remove_tree(&dir) {
                 tracing::warn!(%error, "the container's directory could not be removed");
+            }
+            if is_durable {
+                return Ok(());
             }
             shared.storage.remove(&id_of).map(|trash| shared.images.empty(trash))
         };
@@ -124,7 +150,7 @@ impl Task {
 }
 
 /// Checks that need neither image nor host.
-fn check(config: &ContainerConfig) -> Result<()> {
+pub(crate) fn check(config: &ContainerConfig) -> Result<()> {
     for mount in &config.mounts {
         let destination = mount.destination.display();
         if !mount.destination.is_absolute() {

@@ -27,8 +27,9 @@ use std::time::Duration;
 use oci::{ContainerId, SandboxId};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use create::check as check_container;
 pub(crate) use live::{Keeping, Live, LiveContainer};
-pub(crate) use prepare::{matches_glob, storage_error};
+pub(crate) use prepare::{matches_glob, prepare_snapshot, storage_error, to_storage_maps};
 pub(crate) use task::{Adopted, adopt, spawn};
 
 use crate::error::{Error, Result};
@@ -44,17 +45,53 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 /// What a sandbox' task is asked to do.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Create { config: Box<ContainerConfig>, progress: watch::Sender<Progress<ContainerId>> },
-    Start { id: ContainerId, reply: Reply<()> },
-    Stop { id: ContainerId, grace: Duration, reply: Reply<()> },
-    RemoveContainer { id: ContainerId, reply: Reply<()> },
-    Update { id: ContainerId, resources: Box<Resources>, reply: Reply<()> },
-    UpdateSandbox { overhead: Option<Box<Resources>>, resources: Option<Box<Resources>>, reply: Reply<()> },
-    Connect { config: Box<NetworkEndpointConfig>, reply: Reply<()> },
-    Disconnect { network: String, reply: Reply<()> },
-    RenameInNetworks { name: String, reply: Reply<()> },
-    StopSandbox { reply: Reply<()> },
-    RemoveSandbox { reply: Reply<()> },
+    Create {
+        config: Box<ContainerConfig>,
+        progress: watch::Sender<Progress<ContainerId>>,
+    },
+    Start {
+        id: ContainerId,
+        reply: Reply<()>,
+    },
+    /// `signal` is another than the container's own stop signal.
+    Stop {
+        id: ContainerId,
+        signal: Option<i32>,
+        grace: Duration,
+        reply: Reply<()>,
+    },
+    RemoveContainer {
+        id: ContainerId,
+        reply: Reply<()>,
+    },
+    Update {
+        id: ContainerId,
+        resources: Box<Resources>,
+        reply: Reply<()>,
+    },
+    UpdateSandbox {
+        overhead: Option<Box<Resources>>,
+        resources: Option<Box<Resources>>,
+        reply: Reply<()>,
+    },
+    Connect {
+        config: Box<NetworkEndpointConfig>,
+        reply: Reply<()>,
+    },
+    Disconnect {
+        network: String,
+        reply: Reply<()>,
+    },
+    RenameInNetworks {
+        name: String,
+        reply: Reply<()>,
+    },
+    StopSandbox {
+        reply: Reply<()>,
+    },
+    RemoveSandbox {
+        reply: Reply<()>,
+    },
 }
 
 /// How the rest of the engine reaches a sandbox.

@@ -115,13 +115,25 @@ pub(super) fn view_image(
 fn prepare_rootfs(input: &PrepareInput) -> Result<OwnedFd> {
     let id = &input.container.id;
     let maps = input.sandbox.namespaces.user.as_ref().map(|u| to_storage_maps(&u.maps));
-    let options = storage::SnapshotOptions { idmap: maps, durable: false };
-    input
-        .shared
-        .storage
-        .prepare(id, &input.image.id, options)
-        .map_err(|error| storage_error(format!("make the snapshot of container {}", id.short()), error))?;
+    prepare_snapshot(&input.shared, id, &input.image.id, maps, input.container.config.durable.is_some())?;
     mount_rootfs(&input.shared, id, input.namespaces.get(&NamespaceKind::User))
+}
+
+/// Makes a container's snapshot; that of a durable container is there since it was made, and outlives its image.
+pub(crate) fn prepare_snapshot(
+    shared: &Shared,
+    id: &ContainerId,
+    image: &oci::Digest,
+    idmap: Option<storage::IdMaps>,
+    durable: bool,
+) -> Result<()> {
+    if durable && shared.storage.snapshot(id).is_some_and(|known| known.durable && known.idmap == idmap) {
+        return Ok(());
+    }
+    let options = storage::SnapshotOptions { idmap, durable };
+    let made = shared.storage.prepare(id, image, options);
+    made.map_err(|error| storage_error(format!("make the snapshot of container {}", id.short()), error))?;
+    Ok(())
 }
 
 /// Mounts a container's root file system, attached nowhere.
@@ -363,7 +375,7 @@ pub(crate) fn matches_glob(glob: &str, text: &str) -> bool {
     true
 }
 
-pub(super) fn to_storage_maps(maps: &keeper::protocol::IdMaps) -> storage::IdMaps {
+pub(crate) fn to_storage_maps(maps: &keeper::protocol::IdMaps) -> storage::IdMaps {
     let convert = |list: &[keeper::protocol::IdMap]| {
         list.iter()
             .map(|m| storage::IdMap { container: m.container_id, host: m.host_id, length: m.size })

@@ -19,7 +19,7 @@ impl Task {
             return;
         }
         if self.is_running(&id) {
-            self.signal_stop(&id, Duration::ZERO);
+            self.signal_stop(&id, None, Duration::ZERO);
             if let Some(stopping) = self.stops.get_mut(&id) {
                 stopping.removers.push(reply);
             }
@@ -33,7 +33,11 @@ impl Task {
     pub(super) async fn delete_container(&mut self, id: &ContainerId) -> Result<()> {
         self.rootfs.remove(id);
         let (shared, dir, id_of) = (self.shared.clone(), self.container_dir(id), id.clone());
+        let is_durable = self.record.config.durable.is_some();
         let work = move || {
+            if is_durable {
+                return remove_bundle(&dir);
+            }
             let trash = shared.storage.remove(&id_of).map_err(|error| {
                 super::prepare::storage_error(
                     format!("remove the snapshot of container {}", id_of.short()),
@@ -41,7 +45,7 @@ impl Task {
                 )
             })?;
             shared.images.empty(trash);
-            sys::fs::remove_tree(&dir).map_err(|error| Error::io(format!("remove {}", dir.display()), error))
+            remove_bundle(&dir)
         };
         self.shared.blocking.run(Purpose::Lifecycle, work).await??;
         let key = self.record.container(id).map(|c| c.config.key.clone());
@@ -86,4 +90,8 @@ impl Task {
         self.announce(EventKind::Deleted, None);
         Ok(())
     }
+}
+
+fn remove_bundle(dir: &std::path::Path) -> Result<()> {
+    sys::fs::remove_tree(dir).map_err(|error| Error::io(format!("remove {}", dir.display()), error))
 }

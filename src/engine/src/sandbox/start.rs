@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use keeper::protocol::{
-    Log, LogFormat, NamespaceKind, Origin, Reply as KeeperReply, Request, Runtime, Start, Stdio,
-};
+use keeper::protocol::{Log, NamespaceKind, Origin, Reply as KeeperReply, Request, Runtime, Start, Stdio};
 use oci::ContainerId;
 use oci::runtime::Spec;
 
@@ -274,9 +272,9 @@ impl Job {
         };
         let log = (!self.container.log_path.is_empty()).then(|| Log {
             path: self.container.log_path.clone().into(),
-            format: LogFormat::Cri,
-            max_bytes: None,
-            max_files: None,
+            format: config.log.format,
+            max_bytes: config.log.max_bytes,
+            max_files: config.log.max_files,
         });
         Start {
             id: self.container.id.to_string(),

@@ -15,6 +15,9 @@ use crate::record::Phase;
 
 const SIGKILL: i32 = 9;
 
+/// A grace period that is as good as none at all, and that clocks can add up.
+const LONGEST_GRACE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 /// A container that was told to end.
 #[derive(Debug)]
 pub(super) struct Stopping {
@@ -30,7 +33,7 @@ pub(super) struct Stopping {
 impl Task {
     /// Stops a container; one that does not run is stopped already. A second request may shorten the grace
     /// period of the first one, never lengthen it.
-    pub(super) async fn stop(&mut self, id: ContainerId, grace: Duration, reply: Reply<()>) {
+    pub(super) fn stop(&mut self, id: ContainerId, signal: Option<i32>, grace: Duration, reply: Reply<()>) {
         let Some(container) = self.record.container(&id) else {
             answer(reply, Err(Error::no_container(id.as_str())));
             return;
@@ -39,15 +42,15 @@ impl Task {
             answer(reply, Ok(()));
             return;
         }
-        self.signal_stop(&id, grace);
+        self.signal_stop(&id, signal, grace);
         if let Some(stopping) = self.stops.get_mut(&id) {
             stopping.waiters.push(reply);
         }
     }
 
-    /// Sends the stop signal, or SIGKILL when there is no grace, and sets the deadline.
-    pub(super) fn signal_stop(&mut self, id: &ContainerId, grace: Duration) {
-        let deadline = Instant::now() + grace;
+    /// Sends `signal` or else the stop signal, or SIGKILL when there is no grace, and sets the deadline.
+    pub(super) fn signal_stop(&mut self, id: &ContainerId, signal: Option<i32>, grace: Duration) {
+        let deadline = Instant::now() + grace.min(LONGEST_GRACE);
         let first = !self.stops.contains_key(id);
         let stopping = self.stops.entry(id.clone()).or_insert_with(|| Stopping {
             kill_at: Some(deadline),
@@ -61,7 +64,8 @@ impl Task {
             stopping.kill_at = None;
             self.send_signal(id, SIGKILL);
         } else if first {
-            let signal = self.record.container(id).map_or(SIGKILL, |c| c.stop_signal);
+            let own = self.record.container(id).map_or(SIGKILL, |c| c.stop_signal);
+            let signal = signal.unwrap_or(own);
             self.send_signal(id, signal);
         }
     }
@@ -123,7 +127,7 @@ impl Task {
         let running: Vec<ContainerId> =
             self.record.containers.iter().filter(|c| c.is_running()).map(|c| c.id.clone()).collect();
         for id in &running {
-            self.signal_stop(id, Duration::ZERO);
+            self.signal_stop(id, None, Duration::ZERO);
         }
         if !running.is_empty() {
             return;

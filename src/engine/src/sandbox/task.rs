@@ -16,6 +16,7 @@ use super::{Command, Handle, Live, LiveContainer, QUEUE, Reply};
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::events::EventKind;
+use crate::happenings::{Action, Subject};
 use crate::keeper_link::ExitInbox;
 use crate::model::{ContainerState, ContainerStatus, SandboxConfig, SandboxState, SandboxStatus};
 use crate::names::Progress;
@@ -156,7 +157,7 @@ impl Task {
         match command {
             Command::Create { config, progress } => self.create(*config, progress).await,
             Command::Start { id, reply } => answer(reply, self.start(&id).await),
-            Command::Stop { id, grace, reply } => self.stop(id, grace, reply).await,
+            Command::Stop { id, signal, grace, reply } => self.stop(id, signal, grace, reply),
             Command::RemoveContainer { id, reply } => self.remove_container(id, reply).await,
             Command::Update { id, resources, reply } => answer(reply, self.update(&id, &resources).await),
             Command::UpdateSandbox { overhead, resources, reply } => {
@@ -200,7 +201,33 @@ impl Task {
     /// Makes the present state visible, then tells what happened.
     pub(super) fn announce(&self, kind: EventKind, container: Option<&ContainerId>) {
         let status = self.publish();
+        // A durable container tells of itself what it comes to.
+        if status.config.durable.is_some() {
+            return;
+        }
+        if let Some(id) = container {
+            self.tell(kind, id);
+        }
         self.shared.bus.publish(kind, container.cloned(), status);
+    }
+
+    /// Tells those who follow containers of all kinds.
+    fn tell(&self, kind: EventKind, id: &ContainerId) {
+        // One that is gone has no record any more; its sandbox' owner learns of it from the bus.
+        let Some(container) = self.record.container(id) else { return };
+        let subject = Subject::Container {
+            id: id.clone(),
+            name: container.config.key.name.clone(),
+            image: container.config.user_image.clone(),
+            labels: Arc::new(container.config.labels.clone()),
+        };
+        let action = match (kind, &container.state) {
+            (EventKind::Created, _) => Action::Create,
+            (EventKind::Started, _) => Action::Start,
+            (EventKind::Stopped, ContainerState::Exited(exit)) => Action::Die { exit_code: exit.code },
+            (EventKind::Stopped | EventKind::Deleted, _) => return,
+        };
+        self.shared.happenings.publish(subject, action);
     }
 
     pub(super) fn container(&mut self, id: &ContainerId) -> Result<&mut ContainerRecord> {
