@@ -70,6 +70,9 @@ pub(crate) struct DaemonArgs {
     /// Where the CRI is served.
     #[arg(long, value_name = "PATH")]
     pub(crate) cri_socket: Option<PathBuf>,
+    /// Where the Docker API is served.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) docker_socket: Option<PathBuf>,
     /// Where metrics are served for Prometheus, as 127.0.0.1:9095.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics_address: Option<String>,

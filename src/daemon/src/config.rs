@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) admin_socket: PathBuf,
     /// Group of the CRI socket.
     pub(crate) socket_group: Option<u32>,
+    /// The Docker API; `None` is without.
+    pub(crate) docker: Option<Docker>,
     pub(crate) streaming: Streaming,
     /// The metrics server; `None` is without.
     pub(crate) metrics: Option<Metrics>,
@@ -35,6 +37,14 @@ pub(crate) struct Settings {
     pub(crate) config_path: Option<PathBuf>,
     /// As read, with defaults filled in.
     pub(crate) file: File,
+}
+
+/// The Docker API's socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Docker {
+    pub(crate) socket: PathBuf,
+    pub(crate) mode: u32,
+    pub(crate) group: Option<u32>,
 }
 
 /// The streaming server.
@@ -104,6 +114,7 @@ pub(crate) fn load(args: &DaemonArgs) -> Result<Settings, Problems> {
     path(&args.root, &mut file.root);
     path(&args.state, &mut file.state);
     path(&args.cri_socket, &mut file.cri.socket);
+    path(&args.docker_socket, &mut file.docker.socket);
     if let Some(address) = &args.metrics_address {
         file.metrics.address.clone_from(address);
     }

@@ -75,6 +75,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
     // Sockets first: a busy one is an error before anything is touched.
     let cri_listener = sockets::bind(&settings.cri_socket, 0o660, settings.socket_group)?;
+    let docker_listener = match &settings.docker {
+        Some(docker) => Some(sockets::bind(&docker.socket, docker.mode, docker.group)?),
+        None => None,
+    };
     let admin_listener = sockets::bind(&settings.admin_socket, 0o600, None)?;
     let metrics_listener = match &settings.metrics {
         Some(metrics) => Some(metrics_server::bind(metrics).await?),
@@ -102,6 +106,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             serving.cancel();
         }
     });
+    if let Some(listener) = docker_listener {
+        let options =
+            docker::Options { version: env!("CARGO_PKG_VERSION").to_owned(), commit: String::new() };
+        let server = docker::Server::new(engine.clone(), options, tracker.clone(), stop.clone());
+        tracker.spawn(async move { server.serve(listener).await });
+    }
     let admin = Arc::new(admin_server::Admin { engine: engine.clone() });
     tracker.spawn(admin_server::serve(admin, admin_listener, stop.clone(), tracker.clone()));
     if let (Some(listener), Some(metrics)) = (metrics_listener, &settings.metrics) {
@@ -121,6 +131,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     drop(tokio::time::timeout(DRAIN, tracker.wait()).await);
     engine.shutdown().await;
     sockets::remove(&settings.cri_socket);
+    if let Some(docker) = &settings.docker {
+        sockets::remove(&docker.socket);
+    }
     sockets::remove(&settings.admin_socket);
     tracing::info!("stopped; containers live on");
     Ok(())

@@ -41,9 +41,10 @@ pub struct CgroupConfig {
 }
 
 /// Who makes cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CgroupDriver {
     /// Berth itself.
+    #[default]
     Cgroupfs,
     /// systemd, over D-Bus.
     Systemd,

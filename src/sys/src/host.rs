@@ -22,3 +22,15 @@ pub fn open_file_limits() -> io::Result<(u64, u64)> {
 pub fn device_numbers(rdev: u64) -> (u32, u32) {
     (rustix::fs::major(rdev), rustix::fs::minor(rdev))
 }
+
+/// The kernel's release, as `6.12.1`.
+#[must_use]
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The machine's hardware name, as `x86_64`.
+#[must_use]
+pub fn machine() -> String {
+    rustix::system::uname().machine().to_string_lossy().into_owned()
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{Credentials, File, Runtime};
-use super::{Metrics, Settings, Streaming};
+use super::{Docker, Metrics, Settings, Streaming};
 use crate::cli::LogFormat;
 
 /// Checks everything before it says anything.
@@ -21,7 +21,10 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
         |value: &str, name: &str| if value.is_empty() { state.join(name) } else { PathBuf::from(value) };
     let cri_socket = in_state(&file.cri.socket, "cri.sock");
     let keeper_socket = in_state(&file.keeper.socket, "keeper.sock");
-    for (key, path) in [("cri.socket", &cri_socket), ("keeper.socket", &keeper_socket)] {
+    let docker_socket = in_state(&file.docker.socket, "docker.sock");
+    let sockets =
+        [("cri.socket", &cri_socket), ("docker.socket", &docker_socket), ("keeper.socket", &keeper_socket)];
+    for (key, path) in sockets {
         if !path.is_absolute() {
             say(format!("{key} = {:?}: not an absolute path", path.display().to_string()));
         } else if path.as_os_str().len() > 107 {
@@ -39,7 +42,8 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
     if let Err(error) = crate::logging::parse(&file.log.level) {
         say(format!("log.level: {error}"));
     }
-    let socket_group = group(&file.cri.group, &mut say);
+    let socket_group = group("cri", &file.cri.group, &mut say);
+    let docker = docker(&file, docker_socket, &mut say);
     let streaming = streaming(&file, &mut say);
     let metrics = metrics(&file, &mut say);
     let engine = engine::Config {
@@ -62,6 +66,7 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
         cri_socket,
         admin_socket: state.join("admin.sock"),
         socket_group,
+        docker,
         streaming: streaming.unwrap_or(Streaming { address: ([127, 0, 0, 1], 0).into(), tls: None }),
         metrics,
         log_filter: file.log.level.clone(),
@@ -92,7 +97,7 @@ fn keeper_program(configured: &str) -> PathBuf {
     beside.unwrap_or_else(|| "/usr/bin/berth-keeper".into())
 }
 
-fn group(name: &str, say: &mut impl FnMut(String)) -> Option<u32> {
+fn group(table: &str, name: &str, say: &mut impl FnMut(String)) -> Option<u32> {
     if name.is_empty() {
         return None;
     }
@@ -105,9 +110,22 @@ fn group(name: &str, say: &mut impl FnMut(String)) -> Option<u32> {
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
     });
     if found.is_none() {
-        say(format!("cri.group = {name:?}: there is no such group on this host"));
+        say(format!("{table}.group = {name:?}: there is no such group on this host"));
     }
     found
+}
+
+fn docker(file: &File, socket: PathBuf, say: &mut impl FnMut(String)) -> Option<Docker> {
+    let group = group("docker", &file.docker.group, say);
+    let mode = &file.docker.mode;
+    // Whoever can use the socket is root on this node.
+    let read = u32::from_str_radix(mode, 8).ok().filter(|mode| mode & !0o660 == 0);
+    if read.is_none() {
+        say(format!(
+            "docker.mode = {mode:?}: use \"0660\" or \"0600\"; whoever can use the socket is root here"
+        ));
+    }
+    file.docker.enabled.then(|| Docker { socket, mode: read.unwrap_or(0o600), group })
 }
 
 fn streaming(file: &File, say: &mut impl FnMut(String)) -> Option<Streaming> {

@@ -30,6 +30,7 @@ table! {
         default_runtime: String = "berth".into(),
         log: Log = Log::default(),
         cri: Cri = Cri::default(),
+        docker: Docker = Docker::default(),
         streaming: Streaming = Streaming::default(),
         metrics: Metrics = Metrics::default(),
         keeper: Keeper = Keeper::default(),
@@ -52,6 +53,15 @@ table! {
 table! {
     Cri {
         socket: String = String::new(),
+        group: String = String::new(),
+    }
+}
+
+table! {
+    Docker {
+        enabled: bool = true,
+        socket: String = String::new(),
+        mode: String = "0660".into(),
         group: String = String::new(),
     }
 }

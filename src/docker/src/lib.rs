@@ -1,0 +1,26 @@
+//! The Docker Engine API on the engine.
+//!
+//! A pure translation: requests become calls of the engine, its answers become documents. Nothing here reads a
+//! file or touches a kernel object, and no state is kept: what a client asked for and the engine does not need
+//! is kept by the engine as the front end's own words.
+//!
+//! * [`http`] is the protocol: versions, parameters, filters, bodies, errors, streams, sessions.
+//! * [`app`] finds the handler of a path. There is one module for each kind of object.
+//! * [`shape`] is the one place that knows which version of the API has which fields.
+//!
+//! Sentences that clients compare are Docker's own; see [`http`]'s errors.
+#![forbid(unsafe_code)]
+
+mod app;
+mod events;
+#[allow(dead_code, reason = "sessions and frames are there before the containers that use them")]
+mod http;
+mod images;
+mod networks;
+mod server;
+mod shape;
+mod swarm;
+mod system;
+mod text;
+
+pub use server::{Options, Server};
