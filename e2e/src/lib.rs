@@ -17,6 +17,7 @@ pub mod evil;
 pub mod ginkgo;
 pub mod http;
 pub mod image;
+pub mod installer;
 pub mod kubelet;
 mod lab;
 mod node;

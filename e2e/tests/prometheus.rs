@@ -34,7 +34,7 @@ fn a_node_is_watched() {
 }
 
 fn rules_file() -> std::path::PathBuf {
-    checkout().join("config/prometheus-rules.yaml")
+    checkout().join("charts/berth/files/prometheus-rules.yaml")
 }
 
 /// Runs a node that serves metrics at a port of its own.
@@ -226,6 +226,6 @@ fn rules(_: &Lab, _: &Registry) -> Result<()> {
     run(Command::new("promtool").args(["check", "rules"]).arg(rules_file()))?;
     run(Command::new("promtool")
         .args(["test", "rules"])
-        .arg(checkout().join("config/prometheus-rules.test.yaml")))?;
+        .arg(checkout().join("charts/berth/files/prometheus-rules.test.yaml")))?;
     Ok(())
 }
