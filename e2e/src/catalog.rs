@@ -50,6 +50,20 @@ impl Programs {
         Layer::new(&self.base(), Compression::Gzip, Format::Oci)
     }
 
+    /// Uploads an image of a static program, which lies in its root directory and is its entry point.
+    pub fn publish_program(&self, registry: &Registry, name: &str, tag: &str, program: &Path) -> Result<()> {
+        let file = program.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
+        let bytes = std::fs::read(program).with_context(|| format!("read {}", program.display()))?;
+        let layer = Layer::new(&[Entry::file(file, bytes).mode(0o755)], Compression::Gzip, Format::Oci)?;
+        let config = Config {
+            entrypoint: vec![format!("/{file}")],
+            // Another tag is another image.
+            labels: vec![("tag".to_owned(), tag.to_owned())],
+            ..Config::default()
+        };
+        registry.push(name, &[tag], &Image::new(&config, &[self.base_layer()?, layer], Format::Oci))
+    }
+
     /// What every busybox image is based on.
     fn base(&self) -> Vec<Entry> {
         let mut entries: Vec<Entry> = [
