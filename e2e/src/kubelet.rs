@@ -9,9 +9,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::http;
-use crate::lab::Lab;
+use crate::lab::{Lab, checkout};
 use crate::node::Node;
 use crate::process::{Process, run};
+use crate::websocket::WebSocket;
 
 /// Parent of all pods' cgroups, made in every hierarchy and removed with the kubelet.
 pub const CGROUP_ROOT: &str = "/berth-e2e-kubelet";
@@ -19,12 +20,27 @@ pub const CGROUP_ROOT: &str = "/berth-e2e-kubelet";
 /// Where kubelet answers without certificates.
 const READ_ONLY: &str = "http://127.0.0.1:10255";
 /// Where it answers to everything, over TLS.
-const FULL: &str = "https://127.0.0.1:10250";
+const FULL: &str = "127.0.0.1:10250";
+
+/// Domain of the cluster that it believes to be in.
+pub const CLUSTER_DOMAIN: &str = "cluster.test";
+/// Name server of that cluster.
+pub const CLUSTER_DNS: &str = "192.0.2.10";
+/// Name server of the machine, as kubelet reads it.
+pub const HOST_DNS: &str = "192.0.2.20";
+/// Most processes of a pod.
+pub const PIDS_LIMIT: u32 = 500;
+/// Size at which it rotates a log.
+pub const LOG_LIMIT: u64 = 20 << 10;
+/// Files that it keeps of a log.
+pub const LOG_FILES: usize = 3;
 
 /// A running kubelet; dropping it ends it. Its pods end with the node.
 #[derive(Debug)]
 pub struct Kubelet {
     dir: PathBuf,
+    config: Value,
+    flags: Vec<String>,
     process: Process,
 }
 
@@ -35,11 +51,15 @@ impl Kubelet {
         for below in ["manifests", "root", "logs"] {
             std::fs::create_dir_all(dir.join(below)).with_context(|| format!("create {}", dir.display()))?;
         }
-        shield(&dir)?;
+        // Its links to logs are made in memory.
+        let links = "/var/log/containers";
+        std::fs::create_dir_all(links).with_context(|| format!("create {links}"))?;
+        run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", links]))?;
+        std::fs::write(dir.join("resolv.conf"), format!("nameserver {HOST_DNS}\nsearch host.test\n"))?;
         make_cgroups()?;
-        std::fs::write(dir.join("config.json"), configuration(&dir, &node.endpoint()).to_string())?;
-        let process = spawn(&dir)?;
-        let mut kubelet = Kubelet { dir, process };
+        let config = configuration(&dir, &node.endpoint());
+        let process = spawn(&dir, &config, &[])?;
+        let mut kubelet = Kubelet { dir, config, flags: Vec::new(), process };
         kubelet.wait_ready()?;
         Ok(kubelet)
     }
@@ -65,8 +85,23 @@ impl Kubelet {
 
     /// Starts it again after [`Kubelet::kill`].
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(&self.dir)?;
+        self.process = spawn(&self.dir, &self.config, &self.flags)?;
         self.wait_ready()
+    }
+
+    /// From its next start on it waits for the runtime's events instead of asking again and again.
+    pub fn use_events(&mut self) {
+        self.config["featureGates"]["EventedPLEG"] = true.into();
+    }
+
+    /// Ends it and starts it with other members of its configuration, and with flags.
+    pub fn reconfigure(&mut self, members: Value, flags: &[&str]) -> Result<()> {
+        self.kill();
+        if let (Some(config), Value::Object(members)) = (self.config.as_object_mut(), members) {
+            config.extend(members);
+        }
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        self.start_again()
     }
 
     /// Makes it run a pod.
@@ -130,7 +165,42 @@ impl Kubelet {
 
     /// A document of its full API, as the API server asks for it.
     pub fn ask(&self, method: &str, path: &str) -> Result<String> {
-        run(Command::new("curl").args(["-sSkf", "-X", method]).arg(format!("{FULL}{path}")))
+        run(Command::new("curl").args(["-sSkf", "-X", method]).arg(format!("https://{FULL}{path}")))
+    }
+
+    /// Streams of its full API.
+    pub fn stream(&self, path: &str, protocol: &str) -> Result<WebSocket> {
+        WebSocket::connect(FULL, path, protocol)
+    }
+
+    /// The value of a metric of its own, all series added.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.ask("GET", "/metrics")?;
+        let of_name = |line: &&str| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+        };
+        let mut sum = 0.0;
+        for line in text.lines().filter(of_name) {
+            let value = line.rsplit(' ').next().unwrap_or_default();
+            sum += value.parse::<f64>().with_context(|| format!("read {line}"))?;
+        }
+        Ok(sum)
+    }
+
+    /// Its root directory.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> Result<String> {
+        let path = self.dir.join("kubelet.log");
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Where it wants the logs of pods.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
     }
 
     /// The last lines it logged.
@@ -148,36 +218,15 @@ impl Drop for Kubelet {
     }
 }
 
-/// Kernel parameters that kubelet sets for the whole machine, and the values it wants.
-const SYSCTLS: [(&str, &str); 6] = [
-    ("vm/overcommit_memory", "1"),
-    ("vm/panic_on_oom", "0"),
-    ("kernel/panic", "10"),
-    ("kernel/panic_on_oops", "1"),
-    ("kernel/keys/root_maxkeys", "1000000"),
-    ("kernel/keys/root_maxbytes", "25000000"),
-];
-
-/// Hides from kubelet what it would change of the machine: it finds its values in files that nobody else reads,
-/// and its links to logs are made in memory. Both go with the suite's mount namespace.
-///
-/// Where something lies over `/proc` the kernel refuses another one to pods with user namespaces.
-fn shield(dir: &Path) -> Result<()> {
-    for (name, value) in SYSCTLS {
-        let file = dir.join(name.replace('/', "."));
-        std::fs::write(&file, format!("{value}\n")).with_context(|| format!("write {}", file.display()))?;
-        run(Command::new("mount").arg("--bind").arg(&file).arg(Path::new("/proc/sys").join(name)))?;
-    }
-    let links = "/var/log/containers";
-    std::fs::create_dir_all(links).with_context(|| format!("create {links}"))?;
-    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", links]))?;
-    Ok(())
-}
-
-fn spawn(dir: &Path) -> Result<Process> {
-    let mut command = Command::new(Lab::tool("kubelet")?);
-    command.arg("--config").arg(dir.join("config.json")).arg("--root-dir").arg(dir.join("root"));
-    command.args(["--v", "2", "--node-ip", "127.0.0.1"]);
+fn spawn(dir: &Path, config: &Value, flags: &[String]) -> Result<Process> {
+    let file = dir.join("config.json");
+    std::fs::write(&file, config.to_string()).with_context(|| format!("write {}", file.display()))?;
+    let mut command = Command::new(checkout().join("hack/shield"));
+    command.arg(dir.join("sysctl")).arg(Lab::tool("kubelet")?);
+    command.arg("--config").arg(file).arg("--root-dir").arg(dir.join("root"));
+    command.args(["--v", "2", "--node-ip", "127.0.0.1"]).args(flags);
+    // Credentials of registries are files below the root only.
+    command.env("HOME", dir.join("home"));
     Process::spawn(command, &dir.join("kubelet.log"))
 }
 
@@ -198,8 +247,18 @@ fn configuration(dir: &Path, endpoint: &str) -> Value {
         "readOnlyPort": 10255,
         "fileCheckFrequency": "1s",
         "syncFrequency": "2s",
+        "clusterDomain": CLUSTER_DOMAIN,
+        "clusterDNS": [CLUSTER_DNS],
+        "resolvConf": dir.join("resolv.conf"),
+        "podPidsLimit": PIDS_LIMIT,
+        "registryPullQPS": 0,
+        "containerLogMaxSize": LOG_LIMIT.to_string(),
+        "containerLogMaxFiles": LOG_FILES,
+        "containerLogMonitorInterval": "3s",
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "3s"},
+        "volumePluginDir": dir.join("plugins"),
         "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
-        "featureGates": {"PodAndContainerStatsFromCRI": true, "EventedPLEG": true},
+        "featureGates": {"PodAndContainerStatsFromCRI": true, "ContainerStopSignals": true},
     })
 }
 

@@ -27,12 +27,13 @@ mod registry;
 mod summary;
 pub mod trace;
 mod wait;
+pub mod websocket;
 
 pub use certificate::authority;
 pub use client::{Client, container, log_messages, pod};
 pub use lab::{Lab, checkout};
 pub use node::{Node, NodeOptions};
 pub use process::{Process, run, signal};
-pub use registry::{MIRRORED_HOSTS, Registry, free_port, write_mirror};
+pub use registry::{MIRRORED_HOSTS, PASSWORD, Registry, USER, free_port, write_mirror};
 pub use summary::{Percentiles, summarize};
 pub use wait::{wait_for, wait_until};

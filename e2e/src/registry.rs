@@ -14,6 +14,13 @@ use crate::process::Process;
 pub const MIRRORED_HOSTS: [&str; 6] =
     ["registry.k8s.io", "gcr.io", "k8s.gcr.io", "docker.io", "quay.io", "public.ecr.aws"];
 
+/// Who may use a private registry.
+pub const USER: &str = "kubelet";
+/// And by which word.
+pub const PASSWORD: &str = "secret";
+/// Its bcrypt hash.
+const PASSWORD_HASH: &str = "$2y$04$rLJ8fv398T3PZ74YHMS9qeNKOVog1l3yU0LCojRNlFncuqzg0Dnp.";
+
 /// A running registry; dropping it ends it.
 #[derive(Debug)]
 pub struct Registry {
@@ -27,11 +34,24 @@ impl Registry {
     pub fn start(dir: &Path) -> Result<Registry> {
         let storage = dir.join("storage");
         std::fs::create_dir_all(&storage).with_context(|| format!("create {}", storage.display()))?;
+        Registry::serve(dir, storage, "")
+    }
+
+    /// Starts another one in `dir` with the same images, for those who know [`USER`] and [`PASSWORD`].
+    pub fn private(&self, dir: &Path) -> Result<Registry> {
+        let users = dir.join("users");
+        std::fs::write(&users, format!("{USER}:{PASSWORD_HASH}\n"))
+            .with_context(|| format!("write {}", users.display()))?;
+        let auth = format!("auth:\n  htpasswd:\n    realm: e2e\n    path: {}\n", users.display());
+        Registry::serve(dir, self.storage.clone(), &auth)
+    }
+
+    fn serve(dir: &Path, storage: PathBuf, auth: &str) -> Result<Registry> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let config = dir.join("config.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  \
-             filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {address}\n",
+             filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {address}\n{auth}",
             storage.display()
         );
         std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
