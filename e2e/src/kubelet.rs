@@ -47,6 +47,11 @@ pub struct Kubelet {
 impl Kubelet {
     /// Starts one on a node, and waits until it answers.
     pub fn start(lab: &Lab, node: &Node) -> Result<Kubelet> {
+        Self::start_with(lab, node, Value::Null)
+    }
+
+    /// As [`Kubelet::start`], with more members in its configuration.
+    pub fn start_with(lab: &Lab, node: &Node, more: Value) -> Result<Kubelet> {
         let dir = lab.work().join("kubelet");
         for below in ["manifests", "root", "logs"] {
             std::fs::create_dir_all(dir.join(below)).with_context(|| format!("create {}", dir.display()))?;
@@ -57,7 +62,10 @@ impl Kubelet {
         run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", links]))?;
         std::fs::write(dir.join("resolv.conf"), format!("nameserver {HOST_DNS}\nsearch host.test\n"))?;
         make_cgroups()?;
-        let config = configuration(&dir, &node.endpoint());
+        let mut config = configuration(&dir, &node.endpoint());
+        if let (Some(members), Value::Object(more)) = (config.as_object_mut(), more) {
+            members.extend(more);
+        }
         let process = spawn(&dir, &config, &[])?;
         let mut kubelet = Kubelet { dir, config, flags: Vec::new(), process };
         kubelet.wait_ready()?;

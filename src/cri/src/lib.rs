@@ -21,6 +21,7 @@ mod image_service;
 mod metrics;
 mod patience;
 mod rpc_metrics;
+mod rpc_trace;
 mod runtime_service;
 mod sandbox;
 mod serve;
@@ -31,5 +32,6 @@ pub mod streaming;
 
 pub use metrics::Usage;
 pub use rpc_metrics::RpcMetrics;
+pub use rpc_trace::TraceCalls;
 use serve::Service;
 pub use serve::{ServeError, Server, StartError, StreamingOptions};

@@ -12,6 +12,9 @@ use std::time::Instant;
 use engine::label;
 use engine::metrics::{Counters, Gauges, Histograms, Registry};
 use tower::{Layer, Service};
+use tracing::Instrument;
+
+use crate::rpc_trace::Traces;
 
 label! {
     /// A method of the interface.
@@ -241,23 +244,27 @@ impl RpcMetrics {
     }
 }
 
-/// Wraps services so that their calls are counted.
+/// Wraps services so that their calls are counted, and have spans if somebody wants them.
 #[derive(Debug, Clone)]
-pub(crate) struct CountCalls(pub(crate) Arc<RpcMetrics>);
+pub(crate) struct WatchCalls {
+    pub(crate) metrics: Arc<RpcMetrics>,
+    pub(crate) traces: Traces,
+}
 
-impl<S> Layer<S> for CountCalls {
-    type Service = Counted<S>;
+impl<S> Layer<S> for WatchCalls {
+    type Service = Watched<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, metrics: Arc::clone(&self.0) }
+    fn layer(&self, inner: S) -> Watched<S> {
+        Watched { inner, metrics: Arc::clone(&self.metrics), traces: self.traces.clone() }
     }
 }
 
 /// A service whose calls are counted.
 #[derive(Debug, Clone)]
-pub(crate) struct Counted<S> {
+pub(crate) struct Watched<S> {
     inner: S,
     metrics: Arc<RpcMetrics>,
+    traces: Traces,
 }
 
 /// A call under way; one that is dropped before it has ended was cancelled.
@@ -282,7 +289,7 @@ impl Drop for Call {
     }
 }
 
-impl<S, Q, A> Service<http::Request<Q>> for Counted<S>
+impl<S, Q, A> Service<http::Request<Q>> for Watched<S>
 where
     S: Service<http::Request<Q>, Response = http::Response<A>>,
     S::Future: Send + 'static,
@@ -300,17 +307,19 @@ where
         self.metrics.in_flight.get(method).inc();
         let metrics = Arc::clone(&self.metrics);
         let mut call = Call { metrics, method, code: Code::Cancelled, started: Instant::now() };
-        let answer = self.inner.call(request);
+        let traces = self.traces.clone();
+        let span = traces.begin(&request);
+        let answer = span.in_scope(|| self.inner.call(request));
         Box::pin(async move {
-            let answer = answer.await;
-            call.ended(match &answer {
+            let answer = answer.instrument(span.clone()).await;
+            let code = match &answer {
                 // An error is all headers; success has its code behind the body.
-                Ok(response) => match tonic::Status::from_header_map(response.headers()) {
-                    Some(status) => Code::of(status.code()),
-                    None => Code::Ok,
-                },
-                Err(_) => Code::Internal,
-            });
+                Ok(response) => tonic::Status::from_header_map(response.headers())
+                    .map_or(tonic::Code::Ok, |status| status.code()),
+                Err(_) => tonic::Code::Internal,
+            };
+            call.ended(Code::of(code));
+            traces.end(&span, code);
             answer
         })
     }
@@ -322,7 +331,7 @@ mod tests {
 
     async fn count(answer: Option<http::Response<()>>, path: &str) -> String {
         let registry = Registry::new();
-        let layer = CountCalls(RpcMetrics::register(&registry));
+        let layer = WatchCalls { metrics: RpcMetrics::register(&registry), traces: Traces::default() };
         let service = tower::service_fn(move |_: http::Request<()>| {
             let answer = answer.clone();
             async move {

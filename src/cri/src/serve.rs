@@ -15,7 +15,8 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server as GrpcServer;
 
-use crate::rpc_metrics::{CountCalls, RpcMetrics};
+use crate::rpc_metrics::{RpcMetrics, WatchCalls};
+use crate::rpc_trace::{TraceCalls, Traces};
 use crate::sessions::Sessions;
 use crate::streaming;
 
@@ -74,6 +75,7 @@ pub(crate) struct Service {
 pub struct Server {
     service: Service,
     metrics: Arc<RpcMetrics>,
+    traces: Traces,
 }
 
 impl Server {
@@ -92,12 +94,19 @@ impl Server {
         let backend = Arc::new(Sessions(engine.clone()));
         let streaming = Arc::new(streaming::Server::start(config, backend, &stop).await?);
         tracing::debug!(address = %streaming.address(), "streaming server listens");
-        Ok(Self { service: Service { engine, streaming, stop }, metrics })
+        let service = Service { engine, streaming, stop };
+        Ok(Self { service, metrics, traces: Traces::default() })
+    }
+
+    /// Makes a span of each call and tells `traces` of it.
+    #[must_use]
+    pub fn with_traces(self, traces: Arc<dyn TraceCalls>) -> Self {
+        Self { traces: Traces(Some(traces)), ..self }
     }
 
     /// Serves both services on a socket until `stop` fires and the calls under way are answered.
     pub async fn serve(self, listener: UnixListener, stop: CancellationToken) -> Result<(), ServeError> {
-        let Self { service, metrics } = self;
+        let Self { service, metrics, traces } = self;
         let streaming = service.streaming.clone();
         let runtime = RuntimeServiceServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -110,7 +119,7 @@ impl Server {
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .layer(CountCalls(metrics))
+            .layer(WatchCalls { metrics, traces })
             .add_service(runtime)
             .add_service(image)
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())

@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) streaming: Streaming,
     /// The metrics server; `None` is without.
     pub(crate) metrics: Option<Metrics>,
+    /// Where traces are sent; `None` is nowhere.
+    pub(crate) tracing: Option<Tracing>,
     pub(crate) log_filter: String,
     pub(crate) log_format: LogFormat,
     /// The file that was named; `None` is the usual place.
@@ -63,6 +65,18 @@ pub(crate) struct Metrics {
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     /// File with the token that clients must show.
     pub(crate) bearer_token_file: Option<PathBuf>,
+}
+
+/// Traces of requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Tracing {
+    /// URL of the collector; `https` is with TLS.
+    pub(crate) endpoint: String,
+    /// Share of the traces that begin here which is sent, from 0 to 1.
+    pub(crate) sampling_ratio: f64,
+    pub(crate) service_name: String,
+    /// File with the certificates that the collector's must go back to; `None` is the host's.
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// Everything that is wrong with a configuration.

@@ -9,6 +9,7 @@ mod embedded;
 mod logging;
 mod output;
 mod serve;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -19,15 +19,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Settings};
 use crate::logging;
+use crate::traces::{self, Traces};
 
 /// How long requests may finish after the signal to end.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Runs the daemon until a signal ends it. Containers live on.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
-    logging::start(&settings.log_filter, settings.log_format)?;
-    sockets::require_root()?;
-    let _lock = lock(&settings.engine.root)?;
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -38,7 +36,16 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the scheduler")?;
-    let outcome = runtime.block_on(serve(settings));
+    let registry = Registry::new();
+    let spans = traces::register(&registry);
+    let traces = {
+        let _entered = runtime.enter();
+        settings.tracing.as_ref().map(|tracing| Traces::new(tracing, spans)).transpose()?
+    };
+    logging::start(&settings.log_filter, settings.log_format, traces.as_ref())?;
+    sockets::require_root()?;
+    let _lock = lock(&settings.engine.root)?;
+    let outcome = runtime.block_on(serve(settings, registry, traces));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
@@ -71,7 +78,7 @@ fn lock(root: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+async fn serve(settings: Settings, registry: Registry, traces: Option<Traces>) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
     // Sockets first: a busy one is an error before anything is touched.
     let cri_listener = sockets::bind(&settings.cri_socket, 0o660, settings.socket_group)?;
@@ -84,7 +91,6 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Some(metrics) => Some(metrics_server::bind(metrics).await?),
         None => None,
     };
-    let registry = Registry::new();
     let engine = Engine::open(settings.engine.clone(), &registry)
         .await
         .map_err(|error| anyhow::anyhow!("{}", error.chain()))?;
@@ -99,6 +105,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         cri::Server::start(engine.clone(), streaming, cri::RpcMetrics::register(&registry), stop.clone())
             .await
             .context("start the streaming server")?;
+    let cri = if traces.is_some() { cri.with_traces(Arc::new(traces::Continue::default())) } else { cri };
+    let sending = traces.map(Traces::send);
     let serving = stop.clone();
     tracker.spawn(async move {
         if let Err(error) = cri.serve(cri_listener, serving.clone()).await {
@@ -130,6 +138,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     tracker.close();
     drop(tokio::time::timeout(DRAIN, tracker.wait()).await);
     engine.shutdown().await;
+    if let Some(sending) = sending {
+        sending.end().await;
+    }
     sockets::remove(&settings.cri_socket);
     if let Some(docker) = &settings.docker {
         sockets::remove(&docker.socket);

@@ -204,9 +204,9 @@ impl Engine {
             Claim::Join(progress) => progress,
             Claim::Mine(progress, receiver) => {
                 let command = Command::Create { config: Box::new(config), progress };
-                if handle.commands.send(command).await.is_err() {
+                if let Err(error) = handle.send(command).await {
                     self.shared.container_names.release(&key);
-                    return Err(Error::no_sandbox(sandbox));
+                    return Err(error);
                 }
                 receiver
             }

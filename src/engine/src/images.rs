@@ -9,6 +9,7 @@ use oci::image::ImageConfiguration;
 use oci::{Digest, Platform, Reference};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::blocking::Purpose;
 use crate::engine::Engine;
@@ -16,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Metrics, Success, Within};
 use crate::model::{FsUsage, ImageInfo, PullOutcome, PullRequest};
 use crate::sandbox::{matches_glob, storage_error};
+use crate::traces::step;
 
 pub use image::{LayerProgress, LayerState, Progress as PullProgress, Stage as PullStage};
 
@@ -220,7 +222,8 @@ impl Engine {
         let auth = request.auth;
         let shared = Arc::clone(self.shared());
         let (report, outcome) = tokio::sync::oneshot::channel();
-        let span = tracing::info_span!("pull", image = %reference);
+        let span = tracing::info_span!(parent: None, "pull", image = %reference);
+        let step = step!("pull image", image = %reference);
         let work = async move {
             let started = std::time::Instant::now();
             let _active = Within::enter(&shared.metrics.pulls_active);
@@ -231,6 +234,7 @@ impl Engine {
                 progress,
                 shared.config.images.discard_unpacked_layers,
             )
+            .instrument(step)
             .await;
             shared.metrics.pulls.ended(started, &outcome);
             if let Err(error) = &outcome {
@@ -238,7 +242,7 @@ impl Engine {
             }
             drop(report.send(outcome));
         };
-        self.shared().tracker.spawn(tracing::Instrument::instrument(work, span));
+        self.shared().tracker.spawn(work.instrument(span));
         outcome.await.map_err(|_| Error::internal("the pull broke off"))?
     }
 
@@ -372,9 +376,9 @@ async fn pull(
         want_blobs: !discard_layers,
     };
     let mut pull = images.client.pull(request);
-    let pulled = match progress {
-        None => pull.wait().await,
-        Some(report) => {
+    let fetch = async {
+        let Some(report) = progress else { return pull.wait().await };
+        {
             let mut source = pull.progress();
             loop {
                 tokio::select! {
@@ -387,8 +391,10 @@ async fn pull(
             }
         }
     };
+    let pulled = fetch.instrument(step!("fetch and unpack")).await;
     let pulled = pulled.map_err(|error| pull_error(reference, error))?;
-    record(images, reference, &pulled, started.elapsed()).await
+    let record = record(images, reference, &pulled, started.elapsed());
+    record.instrument(step!("record the image")).await
 }
 
 /// Gives the image its names, which makes it visible.

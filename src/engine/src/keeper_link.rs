@@ -14,9 +14,11 @@ use keeper::client::{Receiver, Sender};
 use keeper::protocol::{Event, Exit, Failure, FailureKind, Reply, Request, ServerMessage};
 use oci::ContainerId;
 use tokio::sync::{Notify, oneshot, watch};
+use tracing::Instrument;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{KeeperRequest, Metrics, Success};
+use crate::traces::step;
 
 /// How long a keeper that was just started may take to listen.
 const START_PATIENCE: Duration = Duration::from_secs(5);
@@ -134,9 +136,10 @@ impl Link {
     /// Sends a request and waits for its reply. Dropping the future does not undo the request.
     pub(crate) async fn call(&self, what: &str, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
         let (kind, started) = (KeeperRequest::of(&request), Instant::now());
+        let span = step!("ask the keeper", request = what);
         let outcome = match self.send(request, fds) {
             Err(error) => Err(error),
-            Ok(reply) => match reply.await {
+            Ok(reply) => match reply.instrument(span).await {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(failure)) => Err(from_failure(what, failure)),
                 Err(_) => Err(lost(what)),

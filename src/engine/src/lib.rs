@@ -43,6 +43,7 @@ mod stats;
 mod status;
 #[cfg(test)]
 mod testing;
+mod traces;
 mod user;
 mod watch;
 
@@ -66,3 +67,4 @@ pub use node::NodeInfo;
 pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
 pub use status::{Condition, EngineStatus, HandlerFeatures, NodeFeatures};
 pub use sys::cgroup::{Pressure, PressureLine, Pressures, Stats as CgroupStats};
+pub use traces::TRACE_TARGET;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{Credentials, File, Runtime};
-use super::{Docker, Metrics, Settings, Streaming};
+use super::{Docker, Metrics, Settings, Streaming, Tracing};
 use crate::cli::LogFormat;
 
 /// Checks everything before it says anything.
@@ -46,6 +46,7 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
     let docker = docker(&file, docker_socket, &mut say);
     let streaming = streaming(&file, &mut say);
     let metrics = metrics(&file, &mut say);
+    let tracing = tracing(&file, &mut say);
     let engine = engine::Config {
         keeper_program: file.keeper.start.then(|| keeper_program(&file.keeper.program)),
         cgroups: cgroups(&file, &mut say),
@@ -69,6 +70,7 @@ pub(super) fn settings(file: File) -> Result<Settings, Vec<String>> {
         docker,
         streaming: streaming.unwrap_or(Streaming { address: ([127, 0, 0, 1], 0).into(), tls: None }),
         metrics,
+        tracing,
         log_filter: file.log.level.clone(),
         log_format,
         config_path: None,
@@ -149,6 +151,44 @@ fn metrics(file: &File, say: &mut impl FnMut(String)) -> Option<Metrics> {
     }
     let address = address("metrics.address", &given.address, say)?;
     Some(Metrics { address, containers: given.containers, tls, bearer_token_file })
+}
+
+fn tracing(file: &File, say: &mut impl FnMut(String)) -> Option<Tracing> {
+    let given = &file.tracing;
+    if !(0.0..=1.0).contains(&given.sampling_ratio) {
+        say(format!("tracing.sampling_ratio = {}: use a share from 0.0 to 1.0", given.sampling_ratio));
+    }
+    if given.service_name.is_empty() {
+        say("tracing.service_name is empty: traces need a name to be found by".to_owned());
+    }
+    let ca = optional(&given.ca);
+    if let Some(path) = &ca
+        && let Err(error) = std::fs::metadata(path)
+    {
+        say(format!("tracing.ca: {} cannot be read: {error}", path.display()));
+    }
+    let endpoint = &given.endpoint;
+    if endpoint.is_empty() {
+        return None;
+    }
+    let url: Option<http::Uri> = endpoint.parse().ok();
+    let scheme = url.as_ref().filter(|url| url.authority().is_some() && matches!(url.path(), "" | "/"));
+    match scheme.and_then(http::Uri::scheme_str) {
+        Some("https") => {}
+        Some("http") if ca.is_none() => {}
+        Some("http") => {
+            say("tracing.ca has no use with an endpoint without TLS: write https://, or remove it".to_owned())
+        }
+        _ => say(format!(
+            "tracing.endpoint = {endpoint:?}: expected the URL of a collector, as http://127.0.0.1:4317, or https:// with TLS"
+        )),
+    }
+    Some(Tracing {
+        endpoint: endpoint.clone(),
+        sampling_ratio: given.sampling_ratio,
+        service_name: given.service_name.clone(),
+        ca,
+    })
 }
 
 fn address(key: &str, text: &str, say: &mut impl FnMut(String)) -> Option<std::net::SocketAddr> {

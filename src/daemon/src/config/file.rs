@@ -33,6 +33,7 @@ table! {
         docker: Docker = Docker::default(),
         streaming: Streaming = Streaming::default(),
         metrics: Metrics = Metrics::default(),
+        tracing: Tracing = Tracing::default(),
         keeper: Keeper = Keeper::default(),
         cgroups: Cgroups = Cgroups::default(),
         runtimes: BTreeMap<String, Runtime> = BTreeMap::from([("berth".to_owned(), Runtime::default())]),
@@ -81,6 +82,15 @@ table! {
         tls_certificate: String = String::new(),
         tls_key: String = String::new(),
         bearer_token_file: String = String::new(),
+    }
+}
+
+table! {
+    Tracing {
+        endpoint: String = String::new(),
+        sampling_ratio: f64 = 1.0,
+        service_name: String = "berth".into(),
+        ca: String = String::new(),
     }
 }
 

@@ -50,6 +50,24 @@ fn every_problem_is_reported_at_once() {
 }
 
 #[test]
+fn a_collector_is_checked() {
+    assert_eq!(problems("[tracing]\nendpoint = \"http://127.0.0.1:4317\"\nsampling_ratio = 0.5\n"), "");
+    for (text, part) in [
+        ("endpoint = \"127.0.0.1:4317\"", "tracing.endpoint"),
+        ("endpoint = \"http://collector:4317/v1/traces\"", "tracing.endpoint"),
+        ("endpoint = \"ftp://collector:4317\"", "tracing.endpoint"),
+        ("sampling_ratio = 1.5", "tracing.sampling_ratio"),
+        ("sampling_ratio = nan", "tracing.sampling_ratio"),
+        ("service_name = \"\"", "tracing.service_name"),
+        ("endpoint = \"https://collector:4317\"\nca = \"/no/such\"", "tracing.ca"),
+        ("endpoint = \"http://collector:4317\"\nca = \"/dev/null\"", "tracing.ca"),
+    ] {
+        let said = problems(&format!("[tracing]\n{text}\n"));
+        assert!(said.contains(part), "{text}: {said:?}");
+    }
+}
+
+#[test]
 fn names_of_the_users_are_free() {
     assert_eq!(problems("[runtimes.other]\ntype = \"built-in\"\n[runtimes.berth]\n"), "");
     assert!(problems("[runtimes.other]\npaht = \"/x\"\n").contains("runtimes.other.paht"));

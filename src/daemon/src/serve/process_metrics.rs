@@ -104,6 +104,7 @@ mod tests {
         drop(Process::register(&registry));
         drop(engine::metrics::Metrics::register(&registry));
         drop(cri::RpcMetrics::register(&registry));
+        drop(crate::traces::register(&registry));
         let mut text = String::new();
         for metric in registry.describe() {
             let labels: Vec<String> = metric

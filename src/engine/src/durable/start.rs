@@ -106,9 +106,8 @@ impl Supervisor {
     async fn run_container(&self, run: &Handle) -> Result<()> {
         let container = Box::new(config::container(&self.record));
         let (report, created) = progress("queued");
-        let gone = |_| Error::no_sandbox(run.id.as_str());
         let create = sandbox::Command::Create { config: container, progress: report };
-        run.commands.send(create).await.map_err(gone)?;
+        run.send(create).await?;
         let what = format!("container {}", self.record.config.name);
         let id = wait(created, &what, None).await?;
         run.ask(|reply| sandbox::Command::Start { id, reply }).await

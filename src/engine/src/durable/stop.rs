@@ -90,7 +90,7 @@ impl Supervisor {
         let command =
             sandbox::Command::Stop { id: self.record.id.clone(), signal: Some(signal), grace, reply };
         // A sandbox that is gone has ended, which its status says.
-        drop(run.commands.send(command).await);
+        drop(run.send(command).await);
         if self.ending.as_ref().is_none_or(|ending| ending.killed_only) {
             self.tell(Action::Kill { signal });
         }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use keeper::protocol::{NamespaceKind, NamespaceSpec, Reply as KeeperReply, Request};
 use oci::SandboxId;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::task::Task;
 use crate::blocking::Purpose;
@@ -19,6 +20,7 @@ use crate::files;
 use crate::model::{IpAddress, NamespaceMode, SandboxConfig};
 use crate::names::{Progress, enter};
 use crate::record::Phase;
+use crate::traces::step;
 
 /// The host name a sandbox' containers see.
 pub(super) fn hostname(config: &SandboxConfig, id: &SandboxId) -> String {
@@ -75,20 +77,24 @@ impl Task {
         self.record.has_namespaces = true;
         self.prepare_directory().await?;
         enter(progress, "create namespaces");
-        self.create_namespaces().await?;
+        self.create_namespaces().instrument(step!("create namespaces")).await?;
         if wants_network {
             enter(progress, "set up the network");
             let started = Instant::now();
+            let span = step!("set up the network");
             let attached = match self.record.config.user_networking.clone() {
-                Some(networking) => self.join_networks(&networking).await,
-                None => self.attach_network().await,
+                Some(networking) => self.join_networks(&networking).instrument(span).await,
+                None => self.attach_network().instrument(span).await,
             };
             self.shared.metrics.network_attaches.ended(started, &attached);
             attached?;
         }
         enter(progress, "write files");
-        let texts = self.name_files().await?;
-        self.write_files(texts).await?;
+        let write = async {
+            let texts = self.name_files().await?;
+            self.write_files(texts).await
+        };
+        write.instrument(step!("write files")).await?;
         self.record.phase = Phase::Ready;
         self.persist().await?;
         self.publish();

@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use oci::ContainerId;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::prepare::{self, Prepared};
 use super::task::Task;
@@ -14,6 +15,7 @@ use crate::events::EventKind;
 use crate::model::{ContainerConfig, ContainerState, MountSource};
 use crate::names::{Progress, enter};
 use crate::record::{ContainerRecord, Phase};
+use crate::traces::step;
 
 const SIGTERM: i32 = 15;
 
@@ -75,7 +77,7 @@ impl Task {
         let made = match self.persist().await {
             Ok(()) => {
                 enter(progress, "prepare the root file system");
-                self.prepare(&id, image).await
+                self.prepare(&id, image).instrument(step!("prepare the root file system")).await
             }
             Err(error) => Err(error),
         };

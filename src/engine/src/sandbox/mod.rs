@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use oci::{ContainerId, SandboxId};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{Instrument, Span};
 
 pub(crate) use create::check as check_container;
 pub(crate) use live::{Keeping, Live, LiveContainer};
@@ -35,6 +36,7 @@ pub(crate) use task::{Adopted, adopt, spawn};
 use crate::error::{Error, Result};
 use crate::model::{ContainerConfig, NetworkEndpointConfig, Resources, SandboxStatus};
 use crate::names::Progress;
+use crate::traces::step;
 
 /// Commands that may wait for a sandbox' task before senders have to.
 pub(crate) const QUEUE: usize = 64;
@@ -94,11 +96,41 @@ pub(crate) enum Command {
     },
 }
 
+/// A command on its way, with the span of whoever waits for it: the work is below it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) command: Command,
+    pub(crate) span: Span,
+}
+
+impl Command {
+    /// A span for a command to `sandbox`, from its sending to its answer.
+    fn span(&self, sandbox: &SandboxId) -> Span {
+        match self {
+            Self::Create { config, .. } => {
+                step!("create container", %sandbox, name = config.key.name, image = config.image)
+            }
+            Self::Start { id, .. } => step!("start container", %sandbox, container = %id),
+            Self::Stop { id, grace, .. } => {
+                step!("stop container", %sandbox, container = %id, grace_s = grace.as_secs())
+            }
+            Self::RemoveContainer { id, .. } => step!("remove container", %sandbox, container = %id),
+            Self::Update { id, .. } => step!("update container", %sandbox, container = %id),
+            Self::UpdateSandbox { .. } => step!("update sandbox", %sandbox),
+            Self::Connect { .. } => step!("connect to a network", %sandbox),
+            Self::Disconnect { network, .. } => step!("disconnect from a network", %sandbox, network),
+            Self::RenameInNetworks { name, .. } => step!("rename in networks", %sandbox, name),
+            Self::StopSandbox { .. } => step!("stop sandbox", %sandbox),
+            Self::RemoveSandbox { .. } => step!("remove sandbox", %sandbox),
+        }
+    }
+}
+
 /// How the rest of the engine reaches a sandbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
     pub(crate) id: SandboxId,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<Asked>,
     pub(crate) status: watch::Receiver<Arc<SandboxStatus>>,
     pub(crate) live: Arc<Live>,
 }
@@ -112,8 +144,21 @@ impl Handle {
     /// Sends a command and waits for its answer.
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
+        let command = command(reply);
+        let span = command.span(&self.id);
+        let asked = Asked { command, span: span.clone() };
         let gone = || Error::no_sandbox(self.id.as_str());
-        self.commands.send(command(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let wait = async {
+            self.commands.send(asked).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        };
+        wait.instrument(span).await
+    }
+
+    /// Sends a command whose answer comes another way. It fails when the sandbox is gone.
+    pub(crate) async fn send(&self, command: Command) -> Result<()> {
+        let span = command.span(&self.id);
+        let sent = self.commands.send(Asked { command, span }).await;
+        sent.map_err(|_| Error::no_sandbox(self.id.as_str()))
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use keeper::protocol::{Log, NamespaceKind, Origin, Reply as KeeperReply, Request, Runtime, Start, Stdio};
 use oci::ContainerId;
 use oci::runtime::Spec;
+use tracing::Instrument;
 
 use super::live::{Keeping, LiveContainer};
 use super::prepare;
@@ -22,6 +23,7 @@ use crate::metrics;
 use crate::model::{ContainerState, ExitReason, ExitRecord, MountSource, NamespaceMode};
 use crate::record::{ContainerRecord, Phase};
 use crate::spec::{self, Environment};
+use crate::traces::step;
 
 /// What the blocking half of a start needs.
 struct Job {
@@ -98,7 +100,8 @@ impl Task {
 
     async fn try_start(&mut self, id: &ContainerId) -> Result<(LiveContainer, u64)> {
         let job = self.start_job(id)?;
-        let ready = self.shared.blocking.run(Purpose::Lifecycle, move || job.run()).await??;
+        let prepared = self.shared.blocking.run(Purpose::Lifecycle, move || job.run());
+        let ready = prepared.instrument(step!("make the cgroup and mounts")).await??;
         let fds = borrow(&ready.fds);
         let env_bytes = ready.request.env_bytes.clone();
         let what = format!("start container {}", id.short());

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::stop::Stopping;
-use super::{Command, Handle, Live, LiveContainer, QUEUE, Reply};
+use super::{Asked, Command, Handle, Live, LiveContainer, QUEUE, Reply};
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::events::EventKind;
@@ -22,6 +22,7 @@ use crate::model::{ContainerState, ContainerStatus, SandboxConfig, SandboxState,
 use crate::names::Progress;
 use crate::networks::Resolver;
 use crate::record::{ContainerRecord, Phase, SandboxRecord, VERSION};
+use crate::traces::step;
 
 /// A sandbox and everything its task knows of it.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(super) struct Task {
     /// Its directory below the state directory.
     pub(super) dir: PathBuf,
     pub(super) record: SandboxRecord,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) commands: mpsc::Receiver<Asked>,
     pub(super) published: watch::Sender<Arc<SandboxStatus>>,
     pub(super) live: Arc<Live>,
     pub(super) inbox: Arc<ExitInbox>,
@@ -82,9 +83,10 @@ pub(crate) fn spawn(
         containers: Vec::new(),
     };
     let (mut task, handle) = Task::new(shared, record);
-    let span = tracing::info_span!("sandbox", sandbox = %handle.id);
+    let starting = step!("start sandbox", sandbox = %handle.id);
+    let span = span_of(&handle.id);
     let work = async move {
-        if task.bring_up(progress).await {
+        if task.bring_up(progress).instrument(starting).await {
             task.run().await;
         }
     };
@@ -92,10 +94,16 @@ pub(crate) fn spawn(
     handle
 }
 
+/// The span that names the sandbox in the log. It outlives the request that the sandbox was made for, so it is not
+/// below it.
+fn span_of(id: &SandboxId) -> tracing::Span {
+    tracing::info_span!(parent: None, "sandbox", sandbox = %id)
+}
+
 /// Starts the task of a sandbox that was there before the daemon.
 pub(crate) fn adopt(shared: &Arc<Shared>, record: SandboxRecord, adopted: Adopted) -> Handle {
     let (mut task, handle) = Task::new(shared, record);
-    let span = tracing::info_span!("sandbox", sandbox = %handle.id);
+    let span = span_of(&handle.id);
     task.take_over(adopted);
     let work = async move {
         task.finish_interrupted().await;
@@ -144,7 +152,7 @@ impl Task {
                 }
                 // A command stays in the queue when another branch wins.
                 command = self.commands.recv() => match command {
-                    Some(command) => self.handle(command).await,
+                    Some(Asked { command, span }) => self.handle(command).instrument(span).await,
                     None => return,
                 },
                 // A deadline is computed anew each turn.
