@@ -4,7 +4,7 @@
 # scripts do to a node is not tried here.
 
 NAMESPACE=berth-system
-NOWHERE=(--set 'nodeSelector.example\.com/nowhere=true')
+NOWHERE=(--set-string 'nodeSelector.example\.com/nowhere=true')
 
 # rendered ARGUMENT…: the chart's objects, its hooks among them.
 rendered() {
@@ -27,7 +27,7 @@ check_chart_install() {
     local class account name
     same "pods that it wants" 0 "$(kubectl -n "$NAMESPACE" get daemonsets -o 'jsonpath={.items[*].status.desiredNumberScheduled}')"
     account="$(kubectl -n "$NAMESPACE" get daemonsets -o 'jsonpath={.items[0].spec.template.spec.serviceAccountName}')"
-    for name in 'get nodes' 'patch nodes' 'create pods/eviction'; do
+    for name in 'get nodes' 'patch nodes' 'create pods --subresource eviction'; do
         same "whether it may $name" yes "$(kubectl auth can-i $name --as "system:serviceaccount:$NAMESPACE:$account" -A)"
     done
     same "whether it may read secrets" no "$(kubectl auth can-i get secrets --as "system:serviceaccount:$NAMESPACE:$account" -A || true)"

@@ -20,7 +20,8 @@ check_exec() {
 }
 
 # terminal COMMAND: its output on a terminal of 31 rows and 97 columns.
-terminal() { script -qec "stty rows 31 cols 97; $1" /dev/null | tr -d '\r'; }
+# Its input stays open meanwhile: `script` takes the end of it for the user's.
+terminal() { script -qec "stty rows 31 cols 97; $1" /dev/null < <(sleep 10) | tr -d '\r'; }
 
 check_attach() {
     kubectl wait --for=condition=Ready pod/echo --timeout=60s

@@ -83,6 +83,13 @@ check_restart_both() {
     survives again_both
 }
 
+# What the daemon holds of every container goes to the next keeper.
+check_restart_keeper() {
+    settled
+    survives again_keeper
+    contains "what an exec says" said "$(kubectl exec tool -c tool -- echo said)"
+}
+
 # In the middle of a rolling update, which goes on to its end; what it does not touch stays.
 check_restart_in_rollout() {
     settled
