@@ -160,6 +160,11 @@ impl Task {
     /// After a restart: goes on with what the daemon was in the middle of. A sandbox that was being brought
     /// up has no owner who knows its id, and one that was being stopped is stopped.
     pub(super) async fn finish_interrupted(&mut self) {
+        let ended = self.record.containers.iter().filter(|c| matches!(c.state, ContainerState::Exited(_)));
+        let ended: Vec<ContainerId> = ended.map(|c| c.id.clone()).collect();
+        for id in &ended {
+            self.clear_remains(id).await;
+        }
         match self.record.phase {
             Phase::Starting | Phase::Stopping => self.stop_sandbox(None).await,
             Phase::Ready | Phase::Stopped => {}
