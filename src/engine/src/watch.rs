@@ -21,6 +21,12 @@ const KEEPER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 
+/// A daemon that used less than [`QUIET`] of a processor for so long is quiet, and gives memory back if it has
+/// worked for [`WORK`] since it last did.
+const QUIET_AFTER: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_millis(20);
+const WORK: Duration = Duration::from_millis(30);
+
 /// How long a watch sleeps before it looks whether the engine ends.
 const TURN: Duration = Duration::from_millis(500);
 
@@ -33,6 +39,8 @@ impl Engine {
         self.shared().tracker.spawn(async move { watch_keeper(&shared).await });
         let shared = Arc::clone(self.shared());
         self.shared().tracker.spawn(async move { collect_now_and_then(&shared).await });
+        let shared = Arc::clone(self.shared());
+        self.shared().tracker.spawn(async move { give_memory_back_when_quiet(&shared).await });
     }
 }
 
@@ -63,6 +71,32 @@ async fn collect_now_and_then(shared: &Arc<Shared>) {
             () = tokio::time::sleep(COLLECT_EVERY) => {}
             () = shared.shutdown.cancelled() => return,
         }
+    }
+}
+
+/// A node waits most of its time, and code that starting or a burst of pods took is not needed to wait.
+async fn give_memory_back_when_quiet(shared: &Arc<Shared>) {
+    // What the process had used when memory was given back last.
+    let mut given_back_at = Duration::ZERO;
+    let mut before = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(QUIET_AFTER) => {}
+            () = shared.shutdown.cancelled() => return,
+        }
+        let used = sys::memory::processor_time();
+        let is_quiet = used.saturating_sub(before) < QUIET;
+        before = used;
+        if !is_quiet || used.saturating_sub(given_back_at) < WORK {
+            continue;
+        }
+        match shared.blocking.run(Purpose::Reading, sys::memory::give_back).await {
+            Ok(Ok(bytes)) => tracing::debug!(bytes, "gave memory back"),
+            Ok(Err(error)) => tracing::warn!(%error, "memory cannot be given back"),
+            Err(_) => return,
+        }
+        before = sys::memory::processor_time();
+        given_back_at = before;
     }
 }
 

@@ -88,7 +88,12 @@ pub enum RunError {
 /// Serves until told to end. Degradations are written to standard error, as lines for the journal.
 pub fn run(options: Options) -> Result<(), RunError> {
     journal::set_level(options.log_level);
-    Keeper::new(options)?.serve()
+    let keeper = Keeper::new(options)?;
+    // Starting took code that waiting does not.
+    if let Err(error) = sys::memory::give_back() {
+        journal::say(LogLevel::Warn, &format!("cannot give memory back: {error}"));
+    }
+    keeper.serve()
 }
 
 /// What an event of the poller is about.

@@ -16,6 +16,8 @@ pub mod host;
 #[allow(unsafe_code)]
 pub mod memfd;
 #[allow(unsafe_code)]
+pub mod memory;
+#[allow(unsafe_code)]
 pub mod mount;
 #[allow(unsafe_code)]
 pub mod netlink;
