@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keeper::protocol::{Exec, Exit, NamespaceKind, Reply as KeeperReply, Request};
+use oci::runtime::Spec;
 use oci::{ContainerId, SandboxId};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -17,9 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::keeper_link::borrow;
 use crate::metrics::{ExecKind, Outcome, Within};
 use crate::model::{ExecConfig, ExecOutput, ExecSyncConfig};
-use crate::sandbox::LiveContainer;
+use crate::sandbox::{Example, LiveContainer};
 use crate::sessions::{AttachSession, ExecSession, Streams, Terminal};
-use crate::spec;
+use crate::spec::{self, Environment};
 
 /// After the process of a synchronous exec ended, its output may be held open by a child it left behind;
 /// silence for this long ends the wait for it.
@@ -172,7 +173,8 @@ impl Engine {
             "" => None,
             text => Some(self.exec_user(live, text).await?),
         };
-        let process = spec::exec_process(&live.process, config, user.as_ref(), None)?;
+        let example = self.example(container, live).await?;
+        let process = spec::exec_process(&example.process, config, user.as_ref(), None)?;
         let process = serde_json::to_value(&process).map_err(spec::bug)?;
         let (cgroups, own) = self.exec_cgroups(container, &id).await?;
         let mut cleanup = Cleanup {
@@ -190,7 +192,7 @@ impl Engine {
             id: id.clone(),
             container: container.to_string(),
             process,
-            env_bytes: live.env_bytes.clone(),
+            env_bytes: example.env_bytes.clone(),
             terminal: config.tty.then(|| config.size.unwrap_or_default()),
             cgroups,
         }));
@@ -214,6 +216,29 @@ impl Engine {
             streams.terminal = Some(Terminal::new(master)?);
         }
         Ok(ExecSession { id, streams, cleanup })
+    }
+
+    /// What sessions in a container are made like.
+    async fn example<'a>(&self, container: &ContainerId, live: &'a LiveContainer) -> Result<&'a Example> {
+        if let Some(known) = live.example.get() {
+            return Ok(known);
+        }
+        let status = self.container_status(container.as_str())?;
+        let shared = Arc::clone(self.shared());
+        let work = move || {
+            let bundle = shared.sandbox_dir(&status.sandbox).join("containers").join(&status.id);
+            let path = bundle.join("config.json");
+            let failed = || format!("read {}", path.display());
+            let spec =
+                Spec::load(&path).map_err(|error| Error::caused_by(ErrorKind::Internal, failed(), error))?;
+            let process =
+                spec.process().clone().ok_or_else(|| Error::internal("the configuration has no process"))?;
+            let image = shared.images.stored(&status.image_id)?;
+            let env_bytes = Environment::of(&status.config, &image.config, "", "").bytes;
+            Ok::<_, Error>(Example { process, env_bytes })
+        };
+        let read = self.shared().blocking.run(Purpose::Lifecycle, work).await??;
+        Ok(live.example.get_or_init(|| read))
     }
 
     async fn exec_user(&self, live: &LiveContainer, text: &str) -> Result<crate::model::ResolvedUser> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use oci::{ContainerId, Digest, SandboxId};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::model::{
     BoundPort, ContainerConfig, ContainerState, EndpointStatus, IpAddress, ResolvedUser, SandboxConfig,
 };
@@ -93,6 +94,12 @@ impl SandboxRecord {
 
     pub(crate) fn container_mut(&mut self, id: &ContainerId) -> Option<&mut ContainerRecord> {
         self.containers.iter_mut().find(|c| c.id == *id)
+    }
+
+    /// As [`Self::write`], with an error that names the sandbox.
+    pub(crate) fn store(&self, dir: &Path) -> Result<()> {
+        let what = || format!("write the record of sandbox {}", self.id.short());
+        self.write(dir).map_err(|error| Error::io(what(), error))
     }
 
     /// Writes the record of a sandbox whose directory exists.

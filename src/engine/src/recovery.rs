@@ -7,12 +7,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use keeper::protocol::{Exit, Held, NamespaceKind, Reply, Request};
 use oci::SandboxId;
-use oci::runtime::Spec;
 
 use crate::blocking::Purpose;
 use crate::config::Config;
@@ -26,7 +24,7 @@ use crate::networks::{Joiner, Networks};
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::sandbox::{self, Adopted, Keeping, LiveContainer};
 use crate::seccomp::Profiles;
-use crate::spec::{Environment, HostFacts};
+use crate::spec::HostFacts;
 
 impl Engine {
     /// Opens the stores, connects to the keeper, and takes over what runs.
@@ -215,7 +213,7 @@ fn adopt_container(
         adopted.exits.push((container.id.clone(), exit));
         return;
     }
-    match live_container(shared, sandbox, container, &held, fds) {
+    match live_container(shared, container, &held, fds) {
         Ok(live) => adopted.running.push((container.id.clone(), live)),
         Err(error) => {
             tracing::warn!(container = %container.id, error = error.chain(), "a running container is only partly reachable");
@@ -247,39 +245,26 @@ fn orphan(shared: &Arc<Shared>, sandbox: &SandboxId, container: &ContainerRecord
         started_at_ns: 0,
         exit: None,
     };
-    live_container(shared, sandbox, container, &held, &mut [Some(pidfd)]).ok()
+    live_container(shared, container, &held, &mut [Some(pidfd)]).ok()
 }
 
 fn live_container(
     shared: &Arc<Shared>,
-    sandbox: &SandboxId,
     container: &ContainerRecord,
     held: &Held,
     fds: &mut [Option<OwnedFd>],
 ) -> Result<LiveContainer> {
-    let dir = shared.sandbox_dir(sandbox).join("containers").join(&container.id);
-    let spec = Spec::load(dir.join("config.json")).map_err(|error| {
-        Error::caused_by(ErrorKind::Internal, "read the container's configuration", error)
-    })?;
-    let process =
-        spec.process().clone().ok_or_else(|| Error::internal("the configuration has no process"))?;
     let cgroup = shared
         .cgroups
         .open(&container.cgroup_path)
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the container's cgroup", error))?;
     let pidfd = take(fds, held.pidfd).ok_or_else(|| Error::internal("the keeper sent no pidfd"))?;
-    let env_bytes = shared
-        .images
-        .stored(&container.image_id)
-        .map(|image| Environment::of(&container.config, &image.config, "", "").bytes)
-        .unwrap_or_default();
     Ok(LiveContainer {
         pid: held.pid,
         pidfd,
         stdin: Mutex::new(held.stdin.and_then(|index| take(fds, index))),
         terminal: held.terminal.and_then(|index| take(fds, index)),
-        process,
-        env_bytes,
+        example: OnceLock::new(),
         stats: Mutex::new(cgroup.reader()),
         keeping: held.origin.clone().map(|origin| Keeping {
             sandbox: held.sandbox.clone(),

@@ -96,7 +96,6 @@ impl Task {
         };
         write.instrument(step!("write files")).await?;
         self.record.phase = Phase::Ready;
-        self.persist().await?;
         self.publish();
         Ok(())
     }
@@ -171,12 +170,13 @@ impl Task {
     async fn attach_network(&mut self) -> Result<()> {
         let conflist = self.shared.conflist(&self.record.config.runtime_handler)?;
         self.record.network = Some(conflist.name().to_owned());
-        self.persist().await?;
+        let (intent, dir) = (self.record.clone(), self.dir.clone());
         let config = self.record.config.clone();
         let id = self.record.id.clone();
         let network = self.shared.network.clone();
         let live = self.live.clone();
         let work = move || {
+            intent.store(&dir)?;
             let namespaces = live.namespaces();
             let netns = namespaces
                 .get(&NamespaceKind::Net)
@@ -214,6 +214,7 @@ impl Task {
         Ok(())
     }
 
+    /// Writes what containers see of names and addresses, and then that the sandbox is ready.
     async fn write_files(&mut self, texts: Option<(String, String)>) -> Result<()> {
         let config = self.record.config.clone();
         let hostname = self.record.hostname.clone();
@@ -224,6 +225,9 @@ impl Task {
         };
         let owner = self.root_owner();
         let dir = self.dir.clone();
+        let mut ready = self.record.clone();
+        ready.phase = Phase::Ready;
+        let what = format!("write the files of sandbox {}", self.record.id.short());
         let work = move || {
             let content = files::Content {
                 dns: config.dns.as_ref(),
@@ -234,10 +238,10 @@ impl Task {
                 shm_size_bytes,
                 owner,
             };
-            files::write(&dir, &content)
+            files::write(&dir, &content).map_err(|error| Error::io(what, error))?;
+            ready.store(&dir)
         };
-        let what = format!("write the files of sandbox {}", self.record.id.short());
-        self.shared.blocking.run(Purpose::Lifecycle, work).await?.map_err(|error| Error::io(what, error))
+        self.shared.blocking.run(Purpose::Lifecycle, work).await?
     }
 
     /// Ids on the host of root in the sandbox.

@@ -73,20 +73,13 @@ impl Task {
             config,
         };
         self.record.containers.push(record);
-        enter(progress, "record the intent");
-        let made = match self.persist().await {
-            Ok(()) => {
-                enter(progress, "prepare the root file system");
-                self.prepare(&id, image).instrument(step!("prepare the root file system")).await
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = made {
+        enter(progress, "prepare the root file system");
+        let prepared = self.prepare(&id, image).instrument(step!("prepare the root file system"));
+        if let Err(error) = prepared.await {
             self.rootfs.remove(&id);
             self.forget_container(&id).await;
             return Err(error);
         }
-        self.persist().await?;
         self.shared.index_container(&id, &self.record.id);
         self.announce(EventKind::Created, Some(&id));
         Ok(id)
@@ -115,9 +108,20 @@ impl Task {
         }
     }
 
+    /// Writes the intent, prepares, and writes the result: one job.
     async fn prepare(&mut self, id: &ContainerId, image: crate::model::ImageInfo) -> Result<()> {
         let input = self.prepare_input(id, image)?;
-        let work = move || prepare::prepare(&input);
+        let (mut intent, dir, of) = (self.record.clone(), self.dir.clone(), id.clone());
+        let work = move || {
+            intent.store(&dir)?;
+            let prepared = prepare::prepare(&input)?;
+            if let Some(container) = intent.container_mut(&of) {
+                container.user = prepared.user.clone();
+                container.home.clone_from(&prepared.home);
+            }
+            intent.store(&dir)?;
+            Ok::<_, Error>(prepared)
+        };
         let Prepared { rootfs, user, home } = self.shared.blocking.run(Purpose::Lifecycle, work).await??;
         let record = self.container(id)?;
         record.user = user;

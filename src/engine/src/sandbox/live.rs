@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use keeper::protocol::{NamespaceKind, Origin};
 use oci::ContainerId;
@@ -19,9 +19,9 @@ pub(crate) struct LiveContainer {
     pub(crate) stdin: Mutex<Option<OwnedFd>>,
     /// The master of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
-    /// Its first process, which exec sessions are made like.
-    pub(crate) process: Process,
-    pub(crate) env_bytes: Vec<Vec<u8>>,
+    /// What exec sessions are made like; read from its bundle when the first is asked for, if another daemon
+    /// started it.
+    pub(crate) example: OnceLock<Example>,
     /// Statistics of its cgroup, through files kept open.
     pub(crate) stats: Mutex<sys::cgroup::Reader>,
     /// What another keeper needs to take it over; `None` if it has lost that already.
@@ -33,6 +33,14 @@ impl LiveContainer {
     pub(crate) fn reader(&self) -> MutexGuard<'_, sys::cgroup::Reader> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A container's first process.
+#[derive(Debug)]
+pub(crate) struct Example {
+    pub(crate) process: Process,
+    /// The part of its environment that is not UTF-8.
+    pub(crate) env_bytes: Vec<Vec<u8>>,
 }
 
 /// What a keeper holds of a container, in duplicate. Nothing is read from the pipes here: while a keeper lives

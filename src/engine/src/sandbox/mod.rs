@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Instrument, Span};
 
 pub(crate) use create::check as check_container;
-pub(crate) use live::{Keeping, Live, LiveContainer};
+pub(crate) use live::{Example, Keeping, Live, LiveContainer};
 pub(crate) use prepare::{matches_glob, prepare_snapshot, storage_error, to_storage_maps};
 pub(crate) use task::{Adopted, adopt, spawn};
 

@@ -10,7 +10,7 @@ use oci::ContainerId;
 use oci::runtime::Spec;
 use tracing::Instrument;
 
-use super::live::{Keeping, LiveContainer};
+use super::live::{Example, Keeping, LiveContainer};
 use super::prepare;
 use super::task::Task;
 use crate::blocking::Purpose;
@@ -21,13 +21,16 @@ use crate::events::EventKind;
 use crate::keeper_link::borrow;
 use crate::metrics;
 use crate::model::{ContainerState, ExitReason, ExitRecord, MountSource, NamespaceMode};
-use crate::record::{ContainerRecord, Phase};
+use crate::record::{ContainerRecord, Phase, SandboxRecord};
 use crate::spec::{self, Environment};
 use crate::traces::step;
 
 /// What the blocking half of a start needs.
 struct Job {
     shared: Arc<Shared>,
+    /// The intent, to be written before anything is done.
+    record: SandboxRecord,
+    sandbox_dir: PathBuf,
     container: ContainerRecord,
     dir: PathBuf,
     sandbox_id: String,
@@ -75,7 +78,6 @@ impl Task {
             return Err(Error::precondition("the container's sandbox is not ready"));
         }
         container.start_asked = true;
-        self.persist().await?;
         self.shared.link.route_container(id, &self.inbox);
         let started = std::time::Instant::now();
         let outcome = self.try_start(id).await;
@@ -84,7 +86,6 @@ impl Task {
             Ok(live) => {
                 let pid = live.0.pid;
                 let start_time = self.started(id, live)?;
-                self.persist_or_warn().await;
                 tracing::info!(container = %id, pid, start_time, "container started");
                 self.announce(EventKind::Started, Some(id));
                 Ok(())
@@ -128,8 +129,7 @@ impl Task {
             pidfd,
             stdin: Mutex::new(stdin),
             terminal,
-            process,
-            env_bytes,
+            example: Example { process, env_bytes }.into(),
             stats: Mutex::new(ready.cgroup.reader()),
             keeping: Some(Keeping { sandbox, origin, start_time, started_at_ns, stdout, stderr }),
         };
@@ -183,6 +183,8 @@ impl Task {
         }
         Ok(Job {
             shared: Arc::clone(&self.shared),
+            record: self.record.clone(),
+            sandbox_dir: self.dir.clone(),
             dir: self.container_dir(id),
             sandbox_id: self.record.id.to_string(),
             rootfs: self.rootfs.remove(id),
@@ -195,8 +197,9 @@ impl Task {
 }
 
 impl Job {
-    /// Cgroup, mounts, descriptors. Blocks.
+    /// The intent; then cgroup, mounts, descriptors. Blocks.
     fn run(mut self) -> Result<Ready> {
+        self.record.store(&self.sandbox_dir)?;
         let spec_path = self.dir.join("config.json");
         let spec = Spec::load(&spec_path).map_err(|error| {
             Error::caused_by(ErrorKind::Internal, format!("read {}", spec_path.display()), error)

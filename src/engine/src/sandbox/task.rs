@@ -163,8 +163,17 @@ impl Task {
 
     async fn handle(&mut self, command: Command) {
         match command {
-            Command::Create { config, progress } => self.create(*config, progress).await,
-            Command::Start { id, reply } => answer(reply, self.start(&id).await),
+            // The largest of them: on its own, it does not make every command's future as large.
+            Command::Create { config, progress } => Box::pin(self.create(*config, progress)).await,
+            Command::Start { id, reply } => {
+                let outcome = self.start(&id).await;
+                let started = outcome.is_ok();
+                answer(reply, outcome);
+                if started {
+                    // Nobody has to wait for it: the keeper knows what it runs, and the record says it was asked to.
+                    self.persist_or_warn().await;
+                }
+            }
             Command::Stop { id, signal, grace, reply } => self.stop(id, signal, grace, reply),
             Command::RemoveContainer { id, reply } => self.remove_container(id, reply).await,
             Command::Update { id, resources, reply } => answer(reply, self.update(&id, &resources).await),
@@ -184,12 +193,7 @@ impl Task {
     /// Writes the record. Called before an effect whose intent it holds, and after it.
     pub(super) async fn persist(&mut self) -> Result<()> {
         let (record, dir) = (self.record.clone(), self.dir.clone());
-        let what = format!("write the record of sandbox {}", record.id.short());
-        self.shared
-            .blocking
-            .run(crate::blocking::Purpose::Lifecycle, move || record.write(&dir))
-            .await?
-            .map_err(|error| Error::io(what, error))
+        self.shared.blocking.run(crate::blocking::Purpose::Lifecycle, move || record.store(&dir)).await?
     }
 
     /// Writes the record where a failure must not undo what happened already.
