@@ -1,7 +1,7 @@
 //! Layers: unpacking them and finding them.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,6 +64,9 @@ impl Store {
             return Ok(layer);
         }
         let temporary = self.temporary_directory()?;
+        // Opened before anything is written: syncing it reports whatever could not be written since.
+        let root = sys::tree::open_root(&temporary.path).map_err(Error::io("open", &temporary.path))?;
+        let writing = self.writeback().enter(&temporary.path);
         let unpacked = archive::unpack(archive::Job {
             root: &temporary.path,
             compression,
@@ -75,11 +78,17 @@ impl Store {
         if unpacked.diff_id != *diff_id {
             return Err(Error::WrongDiffId { expected: diff_id.clone(), actual: unpacked.diff_id });
         }
-        self.commit_layer(temporary, unpacked)
+        drop(writing);
+        self.commit_layer(temporary, root.as_fd(), unpacked)
     }
 
     /// Syncs the files, moves them into place, then records the layer.
-    fn commit_layer(&self, temporary: Temporary, unpacked: Unpacked) -> Result<Layer, Error> {
+    fn commit_layer(
+        &self,
+        temporary: Temporary,
+        root: BorrowedFd<'_>,
+        unpacked: Unpacked,
+    ) -> Result<Layer, Error> {
         let layer = Layer {
             diff_id: unpacked.diff_id,
             bytes: unpacked.bytes,
@@ -90,7 +99,7 @@ impl Store {
         let path = self.layer_path(&layer.diff_id);
         let sync = || {
             fail::point()?;
-            sys::tree::sync_file_system(sys::tree::open_root(&temporary.path)?.as_fd())
+            sys::tree::sync_file_system(root)
         };
         sync().map_err(Error::io("sync", &temporary.path))?;
         // A directory without a record may be left from a removal that crashed half-way.

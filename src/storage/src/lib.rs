@@ -39,6 +39,7 @@ mod snapshot;
 mod store;
 mod trash;
 mod usage;
+mod writeback;
 
 pub use archive::{ArchiveError, Limit};
 pub use error::{Error, ErrorKind};

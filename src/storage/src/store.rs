@@ -11,6 +11,7 @@ use sys::tree::Usage;
 
 use crate::adapter::{self, Adapter};
 use crate::records::{Loaded, Records};
+use crate::writeback::Writeback;
 use crate::{Error, Image, Layer, Options, Problem, Snapshot, Trash, snapshot, trash};
 
 /// The store. Clones share it.
@@ -31,6 +32,7 @@ struct Inner {
     /// Taken for moments, never while anything is synced.
     state: Mutex<State>,
     unpacking: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    writeback: Arc<Writeback>,
     /// Taken while an adapter is made or removed; after `writing`, before `state`.
     adapting: Mutex<()>,
     usages: Mutex<HashMap<ContainerId, (Instant, Usage)>>,
@@ -87,6 +89,7 @@ impl Store {
             writing: Mutex::new(()),
             state: Mutex::new(state),
             unpacking: Mutex::default(),
+            writeback: Arc::default(),
             adapting: Mutex::default(),
             usages: Mutex::default(),
             _lock: lock,
@@ -117,6 +120,10 @@ impl Store {
 
     pub(crate) fn records(&self) -> &Records {
         &self.0.records
+    }
+
+    pub(crate) fn writeback(&self) -> &Arc<Writeback> {
+        &self.0.writeback
     }
 
     pub(crate) fn boot_id(&self) -> &str {
