@@ -1,4 +1,8 @@
-//! A real Prometheus reads the daemon: every metric of the list is there, values are right, rules load.
+//! A real Prometheus reads the daemon, a kubelet and containers: every metric of the list is there, values are right,
+//! rules load, and the chart's dashboard has an answer to every question.
+
+#[path = "prometheus/dashboard.rs"]
+mod dashboard;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,11 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cri_api::v1 as cri;
 use e2e::catalog::BUSYBOX;
+use e2e::kubelet::{Kubelet, remove_cgroups};
 use e2e::prometheus::Prometheus;
 use e2e::{
     Lab, Node, NodeOptions, Registry, authority, checkout, container, free_port, http, pod, run, summarize,
     wait_until,
 };
+use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -24,6 +30,7 @@ fn a_node_is_watched() {
         ("metrics", metrics as fn(&Lab, &Registry) -> Result<()>),
         ("TLS and a token", guarded),
         ("rules", rules),
+        ("a kubelet", kubelet),
     ] {
         if let Err(error) = check(&lab, &registry) {
             panic!("{name}: {error:#}");
@@ -104,7 +111,8 @@ fn metrics(lab: &Lab, registry: &Registry) -> Result<()> {
         ensure!(sum >= least, "{expression} is {sum}, less than {least}");
     }
     every_metric_is_there(&prometheus)?;
-    usage_of_containers(&node, &prometheus)
+    usage_of_containers(&node, &prometheus)?;
+    dashboard::check(&node, &prometheus).map(drop)
 }
 
 /// Three pods: one stays, two are removed; each runs a command, and one container cannot be started.
@@ -181,6 +189,70 @@ fn usage_of_containers(node: &Node, prometheus: &Prometheus) -> Result<()> {
     }
     let received = "container_network_receive_bytes_total{namespace=\"e2e\",interface=\"eth0\"}";
     ensure!(prometheus.query(received)?.len() == 1, "no network of the pod");
+    Ok(())
+}
+
+/// Prometheus reads daemon and kubelet, as it does in a cluster; both know the containers.
+fn kubelet(lab: &Lab, registry: &Registry) -> Result<()> {
+    let (node, port) = node(lab, registry, "watched-kubelet", "")?;
+    node.client.pull(BUSYBOX)?;
+    let checked = with_kubelet(lab, &node, port);
+    drop(node);
+    let left = remove_cgroups()?;
+    checked?;
+    ensure!(left.is_empty(), "cgroups are left: {left}");
+    Ok(())
+}
+
+fn with_kubelet(lab: &Lab, node: &Node, port: u16) -> Result<()> {
+    let kubelet = Kubelet::start(lab, node)?;
+    kubelet.put(&json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "watched", "namespace": "default", "labels": {"pod": "watched"}},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [
+            {"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "1000"]},
+        ]},
+    }))?;
+    let mut scrape = format!("- job_name: berth\n  static_configs:\n  - targets: [\"127.0.0.1:{port}\"]\n");
+    for (job, path) in
+        [("kubelet", "/metrics"), ("cadvisor", "/metrics/cadvisor"), ("resource", "/metrics/resource")]
+    {
+        scrape += &format!(
+            "- job_name: {job}\n  metrics_path: {path}\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  \
+             static_configs:\n  - targets: [\"127.0.0.1:10255\"]\n"
+        );
+    }
+    let prometheus = Prometheus::start(&lab.work().join("kubelet-prometheus"), &scrape, &[&rules_file()])?;
+    let patience = Duration::from_secs(60);
+    let memory = |job: &str| {
+        format!(
+            "container_memory_working_set_bytes{{job=\"{job}\",namespace=\"default\",pod=~\"watched.*\",container=\"main\"}}"
+        )
+    };
+    for job in ["berth", "cadvisor"] {
+        wait_until(&format!("the container in {job}'s metrics"), patience, || {
+            prometheus.query(&memory(job)).is_ok_and(|series| series.len() == 1)
+        });
+    }
+    wait_until("four targets to be up", patience, || prometheus.sum("up").is_ok_and(|up| up == 4.0));
+    for (expression, least) in [
+        ("kubelet_runtime_operations_total{operation_type=\"run_podsandbox\"}", 1.0),
+        ("kubelet_running_pods", 1.0),
+        ("kubelet_running_containers{container_state=\"running\"}", 1.0),
+        ("pod_memory_working_set_bytes{job=\"resource\",namespace=\"default\"}", 1.0),
+        ("berth_cri_requests_total{method=\"RunPodSandbox\",code=\"ok\"}", 1.0),
+    ] {
+        wait_until(expression, patience, || prometheus.sum(expression).is_ok_and(|sum| sum >= least));
+    }
+    // The dashboard counts a container once, whoever tells of it.
+    let once = "sum by (namespace, pod) (max by (namespace, pod, container) \
+                (container_memory_working_set_bytes{container=\"main\",pod=~\"watched.*\"}))";
+    let both: Vec<f64> = [memory("berth"), memory("cadvisor")]
+        .iter()
+        .map(|expression| prometheus.sum(expression))
+        .collect::<Result<_>>()?;
+    let counted = prometheus.sum(once)?;
+    ensure!(counted < both.iter().sum::<f64>() * 0.9, "{counted} of {both:?}");
     Ok(())
 }
 
