@@ -89,6 +89,8 @@ fn metrics(lab: &Lab, registry: &Registry) -> Result<()> {
         ("berth_images", 1.0),
         ("berth_keeper_up", 1.0),
         ("berth_exec_sessions", 0.0),
+        ("berth_streaming_sessions", 0.0),
+        ("berth_trace_spans_total", 0.0),
         ("berth_recovery_leftovers_total", 0.0),
     ];
     wait_until("the last pod's numbers", PATIENCE, || {

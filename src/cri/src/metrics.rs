@@ -140,7 +140,8 @@ pub(crate) fn descriptors() -> Vec<v1::MetricDescriptor> {
 /// Metrics of a pod and its containers, in the interface's form.
 pub(crate) fn sandbox(status: &SandboxStatus, stats: &SandboxStats) -> v1::PodSandboxMetrics {
     let id = status.id.to_string();
-    let samples = of_sandbox(status, stats);
+    let mut metrics = of_sandbox(status, stats).metrics();
+    metrics.extend(of_cgroup(status, stats, &id).metrics());
     let containers = stats.containers.iter().filter_map(|stats| {
         let container = status.containers.iter().find(|container| container.id == stats.id)?;
         Some(v1::ContainerMetrics {
@@ -149,12 +150,22 @@ pub(crate) fn sandbox(status: &SandboxStatus, stats: &SandboxStats) -> v1::PodSa
         })
     });
     let container_metrics = containers.collect();
-    v1::PodSandboxMetrics { pod_sandbox_id: id, metrics: samples.metrics(), container_metrics }
+    v1::PodSandboxMetrics { pod_sandbox_id: id, metrics, container_metrics }
 }
 
 fn of_sandbox(status: &SandboxStatus, stats: &SandboxStats) -> Samples {
     let mut samples = Samples::new(status, ["", status.id.as_str(), ""], stats.observed_at_ns);
     stats.interfaces.iter().filter(|i| i.name != "lo").for_each(|interface| samples.interface(interface));
+    samples
+}
+
+/// Usage of the pod as a whole: of the cgroup that all its containers are in. No container's name is on it, so that
+/// sums over containers can leave it out. Nothing for a pod without a cgroup of its own.
+fn of_cgroup(status: &SandboxStatus, stats: &SandboxStats, id: &str) -> Samples {
+    let mut samples = Samples::new(status, ["", id, ""], stats.observed_at_ns);
+    if let Some(cgroup) = &stats.cgroup {
+        samples.usage(cgroup);
+    }
     samples
 }
 
@@ -166,13 +177,7 @@ fn of_container(sandbox: &SandboxStatus, status: &ContainerStatus, stats: &Conta
     samples.filesystem(stats);
     samples.processes(stats);
     if let Some(cgroup) = &stats.cgroup {
-        samples.cpu(cgroup);
-        samples.memory(cgroup);
-        samples.devices(cgroup);
-        samples.huge_pages(cgroup);
-        samples.pressure("cpu", cgroup.pressure.cpu.as_ref());
-        samples.pressure("memory", cgroup.pressure.memory.as_ref());
-        samples.pressure("io", cgroup.pressure.io.as_ref());
+        samples.usage(cgroup);
         samples.add("container_threads_max", &[], cgroup.pids.and_then(|pids| pids.limit).unwrap_or(0));
     }
     samples
@@ -278,6 +283,17 @@ impl Samples {
         }
     }
 
+    /// What a cgroup uses, a container's or a pod's.
+    fn usage(&mut self, cgroup: &CgroupStats) {
+        self.cpu(cgroup);
+        self.memory(cgroup);
+        self.devices(cgroup);
+        self.huge_pages(cgroup);
+        self.pressure("cpu", cgroup.pressure.cpu.as_ref());
+        self.pressure("memory", cgroup.pressure.memory.as_ref());
+        self.pressure("io", cgroup.pressure.io.as_ref());
+    }
+
     fn cpu(&mut self, cgroup: &CgroupStats) {
         let Some(cpu) = &cgroup.cpu else { return };
         self.add_fraction(
@@ -360,7 +376,10 @@ pub struct Usage {
 impl Usage {
     /// Adds a pod and its containers.
     pub fn add(&mut self, status: &SandboxStatus, stats: &SandboxStats) {
-        self.push(&of_sandbox(status, stats), &status.config.cgroup_parent);
+        let parent = &status.config.cgroup_parent;
+        self.push(&of_sandbox(status, stats), parent);
+        // As of cAdvisor, whose pods have no name: dashboards tell containers from pods by it.
+        self.push(&of_cgroup(status, stats, ""), parent);
         for stats in &stats.containers {
             let Some(container) = status.containers.iter().find(|c| c.id == stats.id) else { continue };
             self.push(&of_container(status, container, stats), &container.cgroup_path);
@@ -482,6 +501,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_pod_has_the_usage_of_its_cgroup() {
+        let mut status = crate::sandbox::tests::snapshot();
+        status.config.cgroup_parent = "/kubepods/pod7".into();
+        let stats = SandboxStats {
+            id: status.id.clone(),
+            observed_at_ns: 1,
+            cgroup: container_stats().cgroup,
+            usage_nano_cores: None,
+            interfaces: Vec::new(),
+            processes: 1,
+            containers: Vec::new(),
+        };
+        let mut usage = Usage::default();
+        usage.add(&status, &stats);
+        let text = usage.into_text();
+        let base = "container=\"\",id=\"/kubepods/pod7\",image=\"\",name=\"\",namespace=\"prod\",pod=\"web\"";
+        for line in [
+            format!("container_cpu_usage_seconds_total{{{base},cpu=\"total\"}} 10\n"),
+            format!("container_memory_working_set_bytes{{{base}}} 400\n"),
+        ] {
+            assert!(text.contains(&line), "{line} in {text}");
+        }
+        let metrics = sandbox(&status, &stats).metrics;
+        let memory = metrics.iter().find(|m| m.name == "container_memory_working_set_bytes").unwrap();
+        assert_eq!(memory.label_values, ["web", "prod", "", &"ab".repeat(32), ""]);
+    }
+
+    #[test]
     fn prometheus_reads_usage_as_of_cadvisor() {
         let mut status = crate::sandbox::tests::snapshot();
         let mut container = crate::container::tests::snapshot();
@@ -509,6 +556,7 @@ pub(crate) mod tests {
              name=\"{id}\",namespace=\"prod\",pod=\"web\",cpu=\"total\"}} 10.5\n"
         );
         assert!(text.contains(&line), "{text}");
+        assert!(!text.contains("container_cpu_usage_seconds_total{container=\"\""), "{text}");
         assert!(text.contains("# TYPE container_cpu_usage_seconds_total counter\n"));
         assert!(text.contains("interface=\"eth0\"} 7\n"));
         assert_eq!(text.matches("# TYPE container_memory_rss ").count(), 1);

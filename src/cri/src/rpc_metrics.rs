@@ -15,6 +15,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use crate::rpc_trace::Traces;
+use crate::streaming::SessionKind;
 
 label! {
     /// A method of the interface.
@@ -231,6 +232,7 @@ pub struct RpcMetrics {
     requests: Counters<(Method, Code)>,
     seconds: Histograms<Method>,
     in_flight: Gauges<Method>,
+    pub(crate) sessions: Arc<Gauges<SessionKind>>,
 }
 
 impl RpcMetrics {
@@ -240,6 +242,9 @@ impl RpcMetrics {
             requests: registry.counters("berth_cri_requests_total", "Calls of the CRI that were answered"),
             seconds: registry.histograms("berth_cri_request_seconds", "Time to answer a call of the CRI"),
             in_flight: registry.gauges("berth_cri_requests_in_flight", "Calls of the CRI under way"),
+            sessions: Arc::new(
+                registry.gauges("berth_streaming_sessions", "Open streaming sessions, by kind").filled(),
+            ),
         })
     }
 }

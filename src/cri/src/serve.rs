@@ -90,7 +90,9 @@ impl Server {
             Some((chain, key)) => Some(streaming::tls_config(&read(chain)?, &read(key)?, None)?),
             None => None,
         };
-        let config = streaming::Config { address: options.address, tls, ..streaming::Config::loopback() };
+        let open = Some(Arc::clone(&metrics.sessions));
+        let config =
+            streaming::Config { address: options.address, tls, open, ..streaming::Config::loopback() };
         let backend = Arc::new(Sessions(engine.clone()));
         let streaming = Arc::new(streaming::Server::start(config, backend, &stop).await?);
         tracing::debug!(address = %streaming.address(), "streaming server listens");

@@ -33,6 +33,6 @@ pub use backend::{
     Attach, Backend, BoxFuture, Exec, Input, Output, PortForward, PortIo, SessionError, SessionIo, StreamSet,
     TerminalSize,
 };
-pub use server::{Config, Server, StartError};
+pub use server::{Config, Server, SessionKind, StartError};
 pub use tls::{TlsError, tls_config};
 pub use token::{IssueError, Operation};

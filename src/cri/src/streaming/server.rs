@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::label;
+use engine::metrics::{Gauges, Within};
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -42,6 +44,28 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+label! {
+    /// What a session is for.
+    pub enum SessionKind: "kind" {
+        /// A new process in a container.
+        Exec = "exec",
+        /// The main process of a container.
+        Attach = "attach",
+        /// Ports of a pod; one session may carry many connections.
+        PortForward = "port_forward",
+    }
+}
+
+impl SessionKind {
+    fn of(operation: &Operation) -> Self {
+        match operation {
+            Operation::Exec(_) => Self::Exec,
+            Operation::Attach(_) => Self::Attach,
+            Operation::PortForward(_) => Self::PortForward,
+        }
+    }
+}
+
 /// Settings of the server.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -55,6 +79,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Sessions at a time.
     pub max_sessions: usize,
+    /// Counts open sessions, if somebody reads that.
+    pub open: Option<Arc<Gauges<SessionKind>>>,
 }
 
 impl Config {
@@ -67,6 +93,7 @@ impl Config {
             tls: None,
             idle_timeout: Duration::from_secs(4 * 3600),
             max_sessions: 1024,
+            open: None,
         }
     }
 }
@@ -106,6 +133,7 @@ struct Shared {
     tokens: Tokens,
     idle_timeout: Duration,
     sessions: Arc<Semaphore>,
+    open: Option<Arc<Gauges<SessionKind>>>,
     handshakes: Handshakes,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -129,6 +157,7 @@ impl Server {
             tokens: Tokens::new().map_err(StartError::Random)?,
             idle_timeout: config.idle_timeout,
             sessions: Arc::new(Semaphore::new(config.max_sessions.min(Semaphore::MAX_PERMITS))),
+            open: config.open,
             handshakes: Handshakes::default(),
             tasks: TaskTracker::new(),
             stop: stop.child_token(),
@@ -298,6 +327,8 @@ impl Shared {
             Ok(Err(error)) => return debug!(%error, "streaming client leaves before its session starts"),
             Err(_) => return debug!("streaming client does not take the start of its session"),
         };
+        let open = self.open.as_ref();
+        let _open = open.map(|open| Within::enter(open.get(SessionKind::of(&operation))));
         tokio::select! {
             () = Box::pin(self.run(io, upgrade, operation)) => {}
             () = self.stop.cancelled() => {}

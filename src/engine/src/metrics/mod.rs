@@ -261,10 +261,11 @@ impl KeeperRequest {
 
 /// Counts what is under way, as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Within(IntGauge);
+pub struct Within(IntGauge);
 
 impl Within {
-    pub(crate) fn enter(gauge: &IntGauge) -> Self {
+    /// Counts one more from now on.
+    pub fn enter(gauge: &IntGauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::metrics::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::super::{Config, tls_config};
+use super::super::{Config, SessionKind, tls_config};
 use super::{DEADLINE, Fixture, exec, forward, request};
 
 fn spdy_request(path: &str) -> String {
@@ -45,6 +46,34 @@ async fn oversized_heads_are_refused() {
     // Refused with an answer or without.
     drop(timeout(DEADLINE, io.read_to_end(&mut answer)).await.unwrap());
     assert!(!answer.starts_with(b"HTTP/1.1 101"));
+}
+
+#[tokio::test]
+async fn open_sessions_are_counted_by_kind() {
+    let registry = Registry::new();
+    let open = Arc::new(registry.gauges("open", "Open sessions").filled());
+    let fixture = Fixture::with(Config { open: Some(Arc::clone(&open)), ..Config::loopback() }).await;
+    let count = |kind| open.get(kind).get();
+    let reached = async |kind, wanted| {
+        let wait = async {
+            while count(kind) != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(DEADLINE, wait).await.unwrap();
+    };
+    let mut io = fixture.connect().await;
+    let path = fixture.path(exec(&["hang"], false));
+    assert!(request(&mut io, &spdy_request(&path)).await.starts_with("HTTP/1.1 101"));
+    reached(SessionKind::Exec, 1).await;
+    let mut other = fixture.connect().await;
+    let path = fixture.path(forward(&[80]));
+    assert!(request(&mut other, &spdy_request(&path)).await.starts_with("HTTP/1.1 101"));
+    reached(SessionKind::PortForward, 1).await;
+    assert_eq!((count(SessionKind::Exec), count(SessionKind::Attach)), (1, 0));
+    drop((io, other));
+    reached(SessionKind::Exec, 0).await;
+    reached(SessionKind::PortForward, 0).await;
 }
 
 #[tokio::test]
