@@ -98,6 +98,7 @@ fn mount(mount: v1::Mount) -> Result<ContainerMount, Invalid> {
         source,
         readonly: mount.readonly,
         recursive_readonly: mount.recursive_read_only,
+        non_recursive: false,
         propagation,
         id_maps,
         selinux_relabel: mount.selinux_relabel,
@@ -285,6 +286,11 @@ fn mount_status(status: &ContainerStatus, mount: &ContainerMount) -> v1::Mount {
             let spec = v1::ImageSpec { image: image.clone(), image_ref, ..Default::default() };
             (String::new(), Some(spec), sub_path.clone())
         }
+        // Nobody asks for these through this interface.
+        MountSource::Within { directory, sub_path } => {
+            (directory.join(sub_path).to_string_lossy().into_owned(), None, String::new())
+        }
+        MountSource::Tmpfs { .. } => Default::default(),
     };
     let propagation = match mount.propagation {
         Propagation::Private => v1::MountPropagation::PropagationPrivate,

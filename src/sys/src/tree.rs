@@ -12,8 +12,10 @@ use std::path::Path;
 
 use rustix::fs::{self as rfs, AtFlags, Mode, OFlags, XattrFlags};
 
+mod copy;
 mod usage;
 
+pub use copy::copy_contents;
 pub use usage::{Usage, usage};
 
 /// What a directory entry is.

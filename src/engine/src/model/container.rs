@@ -115,6 +115,19 @@ pub enum MountSource {
         /// A directory in it; empty means its root.
         sub_path: String,
     },
+    /// What lies at a path in a directory of the host. It is found when the container starts, and links in the
+    /// path cannot lead out of the directory, whoever writes there meanwhile.
+    Within {
+        /// The directory.
+        directory: PathBuf,
+        /// The path in it.
+        sub_path: PathBuf,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Options of the file system and of the mount, as mount(8) has them.
+        options: Vec<String>,
+    },
 }
 
 /// How mounts and unmounts cross between host and container (mount_namespaces(7)).
@@ -142,6 +155,9 @@ pub struct ContainerMount {
     /// Whether the mounts below it are read-only, too.
     #[serde(default)]
     pub recursive_readonly: bool,
+    /// Whether the mounts below the source are left out.
+    #[serde(default)]
+    pub non_recursive: bool,
     /// Propagation.
     #[serde(default)]
     pub propagation: Propagation,

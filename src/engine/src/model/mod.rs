@@ -11,6 +11,7 @@ mod security;
 mod session;
 mod stats;
 mod user_network;
+mod volume;
 
 pub use container::{
     ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device, ExitReason,
@@ -33,4 +34,8 @@ pub use stats::{ContainerStats, Detail, FilesystemStats, InterfaceStats, Process
 pub use user_network::{
     BoundPort, EndpointStatus, HostAddress, IpamPool, NetworkDriver, NetworkEndpointConfig, NetworkMember,
     NetworkPruneFilter, PublishRequest, UserNetworkConfig, UserNetworkStatus, UserNetworking,
+};
+pub use volume::{
+    BindSource, LOCAL_DRIVER, PrunedVolumes, ResolvedMount, ResolvedSource, VolumeConfig, VolumeMount,
+    VolumePruneFilter, VolumeScope, VolumeSource, VolumeStatus, VolumeUsage,
 };

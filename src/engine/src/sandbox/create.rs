@@ -178,6 +178,11 @@ pub(crate) fn check(config: &ContainerConfig) -> Result<()> {
         if matches!(mount.source, MountSource::Image { .. }) && !mount.readonly {
             return Err(Error::invalid(format!("image mount {destination} must be read-only")));
         }
+        if let MountSource::Tmpfs { options } = &mount.source
+            && let Some(option) = options.iter().find(|option| option.contains([',', '\0']))
+        {
+            return Err(Error::invalid(format!("mount {destination} has the malformed option {option:?}")));
+        }
         let known = ["noexec", "nodev", "nosuid", "exec", "dev", "suid"];
         if let Some(option) = mount.options.iter().find(|o| !known.contains(&o.as_str())) {
             return Err(Error::invalid(format!("mount {destination} has the unknown option {option:?}")));

@@ -112,6 +112,40 @@ pub(super) fn view_image(
     Ok(view.into())
 }
 
+/// Mounts what lies at a path in a directory of the host, attached nowhere. Links in the path stay in the directory,
+/// and what is mounted is what was found: nobody can put something else in its place.
+pub(super) fn mount_within(mount: &ContainerMount, directory: &Path, sub_path: &Path) -> Result<OwnedFd> {
+    let failed = |error: std::io::Error| {
+        let what = format!(
+            "mount {} of {} at {}",
+            sub_path.display(),
+            directory.display(),
+            mount.destination.display()
+        );
+        match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                Error::caused_by(ErrorKind::InvalidArgument, what, error)
+            }
+            _ => Error::io(what, error),
+        }
+    };
+    let open = || -> std::io::Result<OwnedFd> {
+        let root = sys::tree::open_root(directory)?;
+        let pinned = sys::tree::pin_in_root(root.as_fd(), sub_path)?;
+        let copy = sys::mount::clone_tree(pinned.as_fd(), Path::new(""), !mount.non_recursive)?;
+        let set = if mount.readonly { sys::mount::Attributes::RDONLY } else { sys::mount::Attributes::EMPTY };
+        let change = sys::mount::Change {
+            set,
+            propagation: Some(sys::mount::Propagation::Private),
+            recursive: true,
+            ..sys::mount::Change::default()
+        };
+        sys::mount::set_attributes(copy.as_fd(), change)?;
+        Ok(copy.into())
+    };
+    open().map_err(failed)
+}
+
 fn prepare_rootfs(input: &PrepareInput) -> Result<OwnedFd> {
     let id = &input.container.id;
     let maps = input.sandbox.namespaces.user.as_ref().map(|u| to_storage_maps(&u.maps));
@@ -223,7 +257,7 @@ fn resolve_mounts(config: &ContainerConfig) -> Result<Vec<BindMount>> {
         .map(|asked| {
             let source = match &asked.source {
                 MountSource::Host(path) => Some(resolve_source(path, asked)?),
-                MountSource::Image { .. } => None,
+                MountSource::Image { .. } | MountSource::Within { .. } | MountSource::Tmpfs { .. } => None,
             };
             Ok(BindMount { source, asked: asked.clone() })
         })

@@ -228,10 +228,14 @@ impl Job {
             HandlerRuntime::External { .. } => self.prepare_external(spec.clone(), &rootfs)?,
         }
         for mount in &self.container.config.mounts {
-            if let MountSource::Image { sub_path, .. } = &mount.source {
-                let fd = self.image_mount(mount, sub_path)?;
-                request.mounts.push((push(&mut fds, fd), mount.destination.clone()));
-            }
+            let fd = match &mount.source {
+                MountSource::Image { sub_path, .. } => self.image_mount(mount, sub_path)?,
+                MountSource::Within { directory, sub_path } => {
+                    prepare::mount_within(mount, directory, sub_path)?
+                }
+                MountSource::Host(_) | MountSource::Tmpfs { .. } => continue,
+            };
+            request.mounts.push((push(&mut fds, fd), mount.destination.clone()));
         }
         Ok(Ready { request, fds, spec, cgroup })
     }

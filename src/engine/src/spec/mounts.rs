@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use oci::runtime::{Mount, MountBuilder};
 
 use super::{Input, bug, id_mappings};
-use crate::error::Result;
-use crate::model::{ContainerMount, NamespaceMode, Propagation};
+use crate::error::{Error, Result};
+use crate::model::{ContainerMount, MountSource, NamespaceMode, Propagation};
 
 /// Files of a sandbox that its containers see.
 #[derive(Debug, Clone, Default)]
@@ -56,8 +56,10 @@ pub(super) fn all(input: &Input<'_>) -> Result<Vec<Mount>> {
     let mut asked: Vec<&BindMount> = input.binds.iter().collect();
     asked.sort_by_key(|bind| bind.asked.destination.components().count());
     for bind in asked {
-        if let Some(source) = &bind.source {
-            mounts.push(bind_mount(source, &bind.asked)?);
+        match (&bind.source, &bind.asked.source) {
+            (Some(source), _) => mounts.push(bind_mount(source, &bind.asked)?),
+            (None, MountSource::Tmpfs { options }) => mounts.push(tmpfs(&bind.asked, options)?),
+            (None, _) => {}
         }
     }
     Ok(mounts)
@@ -116,6 +118,18 @@ fn sandbox_file(input: &Input<'_>, destination: &str, source: &Path) -> Result<M
         .map_err(bug)
 }
 
+/// Memory: what is not asked for is as for the container's other file systems of this kind.
+fn tmpfs(asked: &ContainerMount, options: &[String]) -> Result<Mount> {
+    let mut all = vec!["nosuid", "nodev", "noexec"];
+    all.extend(options.iter().map(String::as_str));
+    all.push(if asked.readonly { "ro" } else { "rw" });
+    let destination = asked
+        .destination
+        .to_str()
+        .ok_or_else(|| Error::invalid(format!("mount {} is not UTF-8", asked.destination.display())))?;
+    mount(destination, "tmpfs", "tmpfs", &all)
+}
+
 /// Options of a bind mount in mount(8)'s words.
 pub(crate) fn bind_options(asked: &ContainerMount) -> Vec<String> {
     let propagation = match asked.propagation {
@@ -128,7 +142,8 @@ pub(crate) fn bind_options(asked: &ContainerMount) -> Vec<String> {
         (true, false) => "ro",
         (false, _) => "rw",
     };
-    let mut options = vec!["rbind".to_owned(), propagation.to_owned(), access.to_owned()];
+    let bind = if asked.non_recursive { "bind" } else { "rbind" };
+    let mut options = vec![bind.to_owned(), propagation.to_owned(), access.to_owned()];
     options.extend(asked.options.iter().cloned());
     options
 }

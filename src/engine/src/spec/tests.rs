@@ -199,6 +199,7 @@ fn mounts_of_the_request_replace_the_standard_ones_and_come_parents_first() {
             destination: destination.into(),
             source: MountSource::Host("/src".into()),
             readonly,
+            non_recursive: false,
             recursive_readonly: readonly,
             propagation,
             id_maps: None,
