@@ -30,6 +30,7 @@ use crate::record::SandboxRecord;
 use crate::sandbox::{self, Command, Handle, LiveContainer};
 use crate::seccomp::Profiles;
 use crate::spec::HostFacts;
+use crate::volumes::Volumes;
 
 /// Name of a sandbox' primary interface.
 pub(crate) const IFNAME: &str = "eth0";
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) images: Images,
     pub(crate) network: Arc<network::Network>,
     pub(crate) networks: Arc<Networks>,
+    pub(crate) volumes: Volumes,
     pub(crate) cgroups: Arc<sys::cgroup::Layout>,
     pub(crate) seccomp: Profiles,
     pub(crate) rates: Rates,
@@ -82,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) images: Images,
     pub(crate) network: Arc<network::Network>,
     pub(crate) networks: Networks,
+    pub(crate) volumes: Volumes,
     pub(crate) cgroups: Arc<sys::cgroup::Layout>,
     pub(crate) seccomp: Profiles,
     pub(crate) degraded: Vec<String>,
@@ -103,6 +106,7 @@ impl Engine {
             images: parts.images,
             network: parts.network,
             networks: Arc::new(parts.networks),
+            volumes: parts.volumes,
             cgroups: parts.cgroups,
             seccomp: parts.seccomp,
             rates: Rates::default(),

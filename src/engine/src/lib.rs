@@ -45,6 +45,7 @@ mod status;
 mod testing;
 mod traces;
 mod user;
+mod volumes;
 mod watch;
 
 pub use config::{
@@ -68,3 +69,4 @@ pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
 pub use status::{Condition, EngineStatus, HandlerFeatures, NodeFeatures};
 pub use sys::cgroup::{Pressure, PressureLine, Pressures, Stats as CgroupStats};
 pub use traces::TRACE_TARGET;
+pub use volumes::VolumeProblem;

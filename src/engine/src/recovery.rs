@@ -25,6 +25,7 @@ use crate::record::{ContainerRecord, SandboxRecord};
 use crate::sandbox::{self, Adopted, Keeping, LiveContainer};
 use crate::seccomp::Profiles;
 use crate::spec::HostFacts;
+use crate::volumes::Volumes;
 
 impl Engine {
     /// Opens the stores, connects to the keeper, and takes over what runs.
@@ -327,6 +328,7 @@ fn open_parts(config: Config, metrics: Arc<Metrics>) -> Result<Parts> {
     let network = network::Network::open(network_options(&config)?)
         .map_err(|error| Error::caused_by(ErrorKind::Internal, "open the networks", error))?;
     let networks = open_networks(&config, &network)?;
+    let volumes = Volumes::open(&config.root)?;
     let (host, degraded) = host_facts(&config, &cgroups);
     let seccomp =
         Profiles::load(config.containers.seccomp_profile.as_deref(), &config.containers.seccomp_dir)?;
@@ -345,6 +347,7 @@ fn open_parts(config: Config, metrics: Arc<Metrics>) -> Result<Parts> {
         images,
         network: Arc::new(network),
         networks,
+        volumes,
         cgroups: Arc::new(cgroups),
         seccomp,
         degraded,

@@ -41,7 +41,7 @@ mod trash;
 mod usage;
 mod writeback;
 
-pub use archive::{ArchiveError, Limit};
+pub use archive::{ArchiveError, Limit, PackOptions, PlaceOptions, TarWriter, place};
 pub use error::{Error, ErrorKind};
 pub use gc::{GcOptions, GcReport, Problem};
 pub use image::{Image, ImageLayer, ImageTarget, Removal};

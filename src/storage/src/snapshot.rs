@@ -40,6 +40,24 @@ impl IdMaps {
         };
         (map(&self.uids), map(&self.gids))
     }
+
+    /// The user and group inside that these are outside; 65534 if there are none.
+    pub fn inside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let map = |maps: &[IdMap], id: u32| {
+            let within = |map: &&IdMap| id >= map.host && id - map.host < map.length;
+            maps.iter().find(within).map_or(65534, |map| map.container + (id - map.host))
+        };
+        (map(&self.uids, uid), map(&self.gids, gid))
+    }
+
+    /// The user and group outside that these are inside; 65534 if there are none.
+    pub fn outside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let map = |maps: &[IdMap], id: u32| {
+            let within = |map: &&IdMap| id >= map.container && id - map.container < map.length;
+            maps.iter().find(within).map_or(65534, |map| map.host + (id - map.container))
+        };
+        (map(&self.uids, uid), map(&self.gids, gid))
+    }
 }
 
 /// How a snapshot is made.

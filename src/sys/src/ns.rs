@@ -128,6 +128,38 @@ pub fn new_netns() -> io::Result<OwnedFd> {
     })
 }
 
+/// Runs `work` inside a mount namespace, on a thread that ends with it. Paths mean other files there, those in `/proc`
+/// included: work on descriptors alone.
+pub fn in_mount_namespace<T: Send>(
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    on_fresh_thread(|| {
+        // SAFETY: unshare(2) takes one integer; CLONE_FS changes this thread alone, which ends after this.
+        if unsafe { libc::unshare(libc::CLONE_FS) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        join(namespace, Kind::Mount)?;
+        Ok(work())
+    })
+}
+
+/// Runs `work` with a copy of all mounts that nobody else sees, on a thread that ends with it. What it mounts stays
+/// there, reachable through descriptors that it returns, as long as the namespace that comes with them is open.
+pub fn with_private_mounts<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<(OwnedFd, T)> {
+    on_fresh_thread(|| {
+        // SAFETY: unshare(2) takes one integer; CLONE_FS and CLONE_NEWNS change this thread alone, which ends after this.
+        if unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        use rustix::mount::MountPropagationFlags;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private)?;
+        let made = work()?;
+        Ok((open_self(Kind::Mount)?, made))
+    })
+}
+
 /// Keeps a namespace alive under a path: makes an empty file there and binds the namespace onto it.
 pub fn pin(namespace: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;

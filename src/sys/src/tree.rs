@@ -102,6 +102,11 @@ pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
     Ok(retry(|| rfs::open(path, DIRECTORY, Mode::empty()))?)
 }
 
+/// Opens the root directory of a process, `/proc/PID/root`: paths below it are seen with the mounts of the process.
+pub fn open_root_of_process(path: &Path) -> io::Result<OwnedFd> {
+    Ok(retry(|| rfs::open(path, DIRECTORY - OFlags::NOFOLLOW, Mode::empty()))?)
+}
+
 /// Opens whatever lies at a path below a directory, without reading it. Links and `..` in the path cannot
 /// lead out: the directory is their root.
 pub fn pin_in_root(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
@@ -229,6 +234,17 @@ fn convert(stat: &rfs::Stat) -> Stat {
         minor: rfs::minor(stat.st_rdev),
         mtime: Mtime { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
     }
+}
+
+/// Whether something is mounted on an entry, in whatever mount namespace the directory was opened in.
+pub fn is_mount_point(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
+    let name = checked(name)?;
+    let id = |path: &OsStr, flags: AtFlags| {
+        let wanted = rfs::StatxFlags::MNT_ID;
+        let found = retry(|| rfs::statx(directory, path, flags | AtFlags::NO_AUTOMOUNT, wanted))?;
+        Ok::<u64, io::Error>(found.stx_mnt_id)
+    };
+    Ok(id(name, AtFlags::SYMLINK_NOFOLLOW)? != id(OsStr::new(""), AtFlags::EMPTY_PATH)?)
 }
 
 /// Where a symbolic link points.

@@ -1,5 +1,6 @@
 //! Durable containers as front ends see them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,7 +117,11 @@ async fn make(shared: &Arc<Shared>, id: &ContainerId, config: DurableConfig) -> 
     shared.images.remember(&record.image_id, record.image_config.clone());
     let (writing, snapshotting) = (write_record(shared, &record), make_snapshot(shared, &record));
     let (written, snapshotted) = tokio::join!(writing, snapshotting);
-    if let Err(error) = written.and(snapshotted) {
+    let made = match written.and(snapshotted) {
+        Ok(()) => give_files(shared, &record).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = made {
         forget(shared, id).await;
         return Err(error);
     }
@@ -166,11 +171,30 @@ async fn make_snapshot(shared: &Arc<Shared>, record: &DurableRecord) -> Result<(
     shared.blocking.run(Purpose::Lifecycle, work).await?
 }
 
+/// Gives it its volumes and other files: what it asks for, and what its image wants besides.
+async fn give_files(shared: &Arc<Shared>, record: &DurableRecord) -> Result<()> {
+    let maps = record.config.sandbox.namespaces.user.as_ref().map(|user| to_storage_maps(&user.maps));
+    let wanted = record.image_config.config().as_ref().and_then(|config| config.volumes().clone());
+    // What is mounted otherwise is nobody's to hide.
+    let elsewhere: Vec<_> =
+        record.config.container.mounts.iter().map(|mount| mount.destination.clone()).collect();
+    let wanted: Vec<String> = wanted
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|path| !elsewhere.iter().any(|place| place == Path::new(path)))
+        .collect();
+    let (giving, id, image) = (Arc::clone(shared), record.id.clone(), record.image_id.clone());
+    let mounts = record.config.volumes.clone();
+    let work = move || crate::volumes::give_volumes(&giving, &id, &image, maps.as_ref(), &mounts, &wanted);
+    shared.blocking.run(Purpose::Lifecycle, work).await?.map(|_| ())
+}
+
 /// Removes what is there of a container that could not be made. What stays is swept by the next start.
 async fn forget(shared: &Arc<Shared>, id: &ContainerId) {
     let (forgetting, id) = (Arc::clone(shared), id.clone());
     let dir = directory(&shared.config.root).join(&id);
     let work = move || {
+        crate::volumes::release_volumes(&forgetting, &id, true)?;
         let what = format!("remove the snapshot of container {}", id.short());
         let trash = forgetting.storage.remove(&id).map_err(|error| storage_error(what, error))?;
         forgetting.images.empty(trash);

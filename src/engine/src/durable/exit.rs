@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::answer;
 use super::supervisor::{Ending, Supervisor};
+use crate::blocking::Purpose;
 use crate::happenings::Action;
 use crate::model::{ContainerState, ExitReason, ExitRecord, RestartPolicy, SandboxStatus, Stopped};
 use crate::sandbox::{self, Handle};
@@ -114,6 +115,15 @@ impl Supervisor {
         if let Err(error) = remove_sandbox(&run).await {
             tracing::warn!(sandbox = %run.id, error = error.chain(), "a run could not be taken down");
             self.leftovers.push(run);
+            return;
+        }
+        let (shared, id) = (self.shared.clone(), self.record.id.clone());
+        let work = move || crate::volumes::unmount_volumes(&shared, &id);
+        match self.shared.blocking.run(Purpose::Lifecycle, work).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) | Err(error) => {
+                tracing::warn!(error = error.chain(), "a volume stays mounted; the next daemon tries again");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a daemon that starts finds of durable containers, and what it makes of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use oci::ContainerId;
@@ -44,6 +44,10 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> Result<()> {
             found.entry(id).or_default().runs.push(handle);
         }
     }
+    let resuming = Arc::clone(shared);
+    let running: BTreeSet<ContainerId> = found.keys().cloned().collect();
+    let resume = move || crate::volumes::resume_volumes(&resuming, &running);
+    shared.blocking.run(Purpose::Lifecycle, resume).await?;
     for record in records {
         shared.images.remember(&record.image_id, record.image_config.clone());
         if let Err(error) = shared.durables.reserve(&record.config.name, &record.id) {

@@ -84,7 +84,9 @@ impl Supervisor {
             return Err(Error::internal("a run of it could not be taken down; remove it again"));
         }
         let (shared, dir, id) = (self.shared.clone(), self.dir.clone(), self.record.id.clone());
+        let own = self.record.removing.is_some_and(|removing| removing.volumes);
         let work = move || {
+            crate::volumes::release_volumes(&shared, &id, own)?;
             let what = format!("remove the snapshot of container {}", id.short());
             let trash = shared.storage.remove(&id).map_err(|error| storage_error(what, error))?;
             shared.images.empty(trash);

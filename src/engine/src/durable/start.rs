@@ -6,9 +6,10 @@ use tokio::sync::watch;
 use super::record::RunRecord;
 use super::supervisor::Supervisor;
 use super::{DurableProblem, config};
+use crate::blocking::Purpose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::happenings::Action;
-use crate::model::{ContainerState, ExitReason, ExitRecord, SandboxConfig, Started};
+use crate::model::{ContainerMount, ContainerState, ExitReason, ExitRecord, SandboxConfig, Started};
 use crate::names::{Progress, wait};
 use crate::sandbox::{self, Handle};
 
@@ -104,13 +105,21 @@ impl Supervisor {
     }
 
     async fn run_container(&self, run: &Handle) -> Result<()> {
-        let container = Box::new(config::container(&self.record));
+        let mut container = Box::new(config::container(&self.record));
+        container.mounts.extend(self.mount_volumes().await?);
         let (report, created) = progress("queued");
         let create = sandbox::Command::Create { config: container, progress: report };
         run.send(create).await?;
         let what = format!("container {}", self.record.config.name);
         let id = wait(created, &what, None).await?;
         run.ask(|reply| sandbox::Command::Start { id, reply }).await
+    }
+
+    /// What it is given of files, as this run sees it.
+    async fn mount_volumes(&self) -> Result<Vec<ContainerMount>> {
+        let (shared, id) = (self.shared.clone(), self.record.id.clone());
+        let work = move || crate::volumes::mount_volumes(&shared, &id);
+        self.shared.blocking.run(Purpose::Lifecycle, work).await?
     }
 
     /// A start failed: the reason and the exit code that stands for it are on record.

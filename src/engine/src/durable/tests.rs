@@ -3,6 +3,7 @@
 
 mod crash;
 mod life;
+mod volumes;
 
 use std::path::Path;
 use std::process::Command;

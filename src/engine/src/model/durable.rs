@@ -6,7 +6,9 @@ use std::time::Duration;
 use oci::{ContainerId, Digest, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use super::{BoundPort, ContainerConfig, EndpointStatus, ExitRecord, IpAddress, Resources, SandboxConfig};
+use super::{
+    BoundPort, ContainerConfig, EndpointStatus, ExitRecord, IpAddress, Resources, SandboxConfig, VolumeMount,
+};
 
 /// What a front end asks for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct DurableConfig {
     /// Whether a built-in init is process 1 of its PID namespace.
     #[serde(default)]
     pub init: bool,
+    /// Volumes, binds, memory and images that it is given, besides the mounts of `container`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// The front end's own words: kept and given back, never read by the engine.
     #[serde(default)]
     pub extra: serde_json::Value,

@@ -91,7 +91,7 @@ fn check_image_mounts(input: &PrepareInput) -> Result<()> {
 }
 
 /// Mounts what of an image a container asks for, attached nowhere.
-pub(super) fn view_image(
+pub(crate) fn view_image(
     shared: &Shared,
     image: &oci::Digest,
     mount: &ContainerMount,
@@ -114,7 +114,7 @@ pub(super) fn view_image(
 
 /// Mounts what lies at a path in a directory of the host, attached nowhere. Links in the path stay in the directory,
 /// and what is mounted is what was found: nobody can put something else in its place.
-pub(super) fn mount_within(mount: &ContainerMount, directory: &Path, sub_path: &Path) -> Result<OwnedFd> {
+pub(crate) fn mount_within(mount: &ContainerMount, directory: &Path, sub_path: &Path) -> Result<OwnedFd> {
     let failed = |error: std::io::Error| {
         let what = format!(
             "mount {} of {} at {}",

@@ -339,7 +339,7 @@ fn is_metadata(last: &[u8]) -> bool {
 }
 
 /// A name's components, `.` and `..` worked out. A leading slash means nothing.
-fn components(name: &[u8], depth: usize) -> Result<Vec<&[u8]>, ArchiveError> {
+pub(super) fn components(name: &[u8], depth: usize) -> Result<Vec<&[u8]>, ArchiveError> {
     if name.contains(&0) {
         return Err(ArchiveError::entry(name, "it contains a zero byte"));
     }
@@ -361,7 +361,7 @@ fn components(name: &[u8], depth: usize) -> Result<Vec<&[u8]>, ArchiveError> {
     Ok(path)
 }
 
-fn owner(entry: &Entry) -> Result<(u32, u32), ArchiveError> {
+pub(super) fn owner(entry: &Entry) -> Result<(u32, u32), ArchiveError> {
     let id = |id: i64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
     let owner = id(entry.uid).zip(id(entry.gid));
     owner.ok_or_else(|| ArchiveError::entry(&entry.name, "its owner is not a user of Linux"))
@@ -376,7 +376,7 @@ pub(crate) fn is_wanted(name: &str) -> bool {
     }
 }
 
-fn set_xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), ArchiveError> {
+pub(super) fn set_xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), ArchiveError> {
     for (name, value) in &entry.xattrs {
         let Some(name) = std::str::from_utf8(name).ok().filter(|name| is_wanted(name)) else { continue };
         match tree::set_xattr_fd(fd, name, value) {
@@ -392,7 +392,7 @@ fn is_unsupported(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::Unsupported
 }
 
-fn write_whole(file: &File, entry: &Entry, tar: &mut Tar) -> Result<u64, ArchiveError> {
+pub(super) fn write_whole(file: &File, entry: &Entry, tar: &mut Tar) -> Result<u64, ArchiveError> {
     let mut written = 0;
     loop {
         let data = tar.data()?;
@@ -407,7 +407,12 @@ fn write_whole(file: &File, entry: &Entry, tar: &mut Tar) -> Result<u64, Archive
     }
 }
 
-fn write_parts(file: &File, entry: &Entry, parts: &[(u64, u64)], tar: &mut Tar) -> Result<u64, ArchiveError> {
+pub(super) fn write_parts(
+    file: &File,
+    entry: &Entry,
+    parts: &[(u64, u64)],
+    tar: &mut Tar,
+) -> Result<u64, ArchiveError> {
     file.set_len(entry.size).map_err(ArchiveError::io("set the size of", &entry.name))?;
     let mut written = 0;
     for (offset, length) in parts {

@@ -9,10 +9,12 @@ mod error;
 mod extract;
 mod header;
 mod pax;
+mod place;
 mod sparse;
 mod stream;
 mod tar;
 mod walk;
+mod write;
 
 use std::io::Read;
 use std::path::Path;
@@ -21,9 +23,11 @@ use oci::{Algorithm, Compression, Digest};
 
 pub use error::{ArchiveError, Limit};
 pub(crate) use extract::is_wanted;
+pub use place::{PlaceOptions, place};
 pub(crate) use stream::Stream;
 pub(crate) use tar::{Entry, EntryKind, Tar};
 pub(crate) use walk::{MAX_LINKS, clear_implied, is_implied, is_opaque, set_implied, set_opaque_fd};
+pub use write::{PackOptions, TarWriter};
 
 use crate::Limits;
 

@@ -175,7 +175,8 @@ mod tests {
         std::os::unix::fs::chown(&from, Some(5), Some(6)).unwrap();
         let attribute = File::open(from.join("d")).unwrap();
         set_xattr_fd(attribute.as_fd(), "user.x", b"y").unwrap();
-        let (open_from, open_to) = (super::super::open_root(&from).unwrap(), super::super::open_root(&to).unwrap());
+        let (open_from, open_to) =
+            (super::super::open_root(&from).unwrap(), super::super::open_root(&to).unwrap());
         copy_contents(open_from.as_fd(), open_to.as_fd(), &|uid, gid| (uid + 100, gid + 100)).unwrap();
         let seen = |name: &str| std::fs::symlink_metadata(to.join(name)).unwrap();
         assert_eq!((seen("b").uid(), seen("b").gid(), seen("b").mode() & 0o7777), (107, 108, 0o4755));
