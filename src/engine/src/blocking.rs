@@ -16,6 +16,7 @@ pub(crate) struct Blocking {
     lifecycle: Semaphore,
     reading: Semaphore,
     images: Semaphore,
+    archives: Semaphore,
     metrics: Arc<Metrics>,
 }
 
@@ -28,11 +29,19 @@ pub(crate) enum Purpose {
     Reading,
     /// Images: lookups, removal, garbage collection.
     Images,
+    /// Archives that clients read or write, however slowly.
+    Archives,
 }
 
 impl Blocking {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { lifecycle: Semaphore::new(64), reading: Semaphore::new(8), images: Semaphore::new(8), metrics }
+        Self {
+            lifecycle: Semaphore::new(64),
+            reading: Semaphore::new(8),
+            images: Semaphore::new(8),
+            archives: Semaphore::new(32),
+            metrics,
+        }
     }
 
     /// Runs `job` on a thread for blocking work, once its purpose has a place.
@@ -45,6 +54,7 @@ impl Blocking {
             Purpose::Lifecycle => (&self.lifecycle, Pool::Lifecycle),
             Purpose::Reading => (&self.reading, Pool::Reading),
             Purpose::Images => (&self.images, Pool::Images),
+            Purpose::Archives => (&self.archives, Pool::Archives),
         };
         let waiting = Within::enter(self.metrics.jobs.get((pool, JobState::Waiting)));
         let _place = places.acquire().await.map_err(|_| Error::internal("the engine is shutting down"))?;

@@ -84,6 +84,10 @@ impl Images {
         Self { client, store, pinned, configs: Mutex::default(), tracker: TaskTracker::new(), metrics }
     }
 
+    pub(crate) fn client(&self) -> &image::Client {
+        &self.client
+    }
+
     pub(crate) async fn shutdown(&self) {
         self.client.shutdown().await;
         self.tracker.close();
@@ -443,7 +447,7 @@ async fn record(
     Ok(PullOutcome { id, digest: pulled.target.digest.clone(), was_present })
 }
 
-fn find_error(text: &str, error: storage::Error) -> Error {
+pub(crate) fn find_error(text: &str, error: storage::Error) -> Error {
     match error.kind() {
         storage::ErrorKind::NotFound => {
             Error::new(ErrorKind::NotFound, format!("image {text:?} is not on this node; pull it first"))
@@ -453,6 +457,11 @@ fn find_error(text: &str, error: storage::Error) -> Error {
 }
 
 fn pull_error(reference: &Reference, error: image::Error) -> Error {
+    registry_error(format!("pull image {reference}"), error)
+}
+
+/// Maps a registry's outcomes to ours.
+pub(crate) fn registry_error(what: String, error: image::Error) -> Error {
     use image::ErrorKind as K;
     let kind = match error.kind() {
         K::NotFound | K::NoPlatform => ErrorKind::NotFound,
@@ -464,5 +473,5 @@ fn pull_error(reference: &Reference, error: image::Error) -> Error {
         K::NoSpace => ErrorKind::Exhausted,
         _ => ErrorKind::Internal,
     };
-    Error::caused_by(kind, format!("pull image {reference}"), error)
+    Error::caused_by(kind, what, error)
 }

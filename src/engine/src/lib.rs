@@ -14,6 +14,7 @@
 
 mod adoption;
 mod apparmor;
+mod archive;
 mod blocking;
 mod cdi;
 mod config;
@@ -35,6 +36,7 @@ mod networks;
 mod node;
 mod record;
 mod recovery;
+mod registry;
 mod sandbox;
 mod seccomp;
 mod sessions;
@@ -48,6 +50,9 @@ mod user;
 mod volumes;
 mod watch;
 
+pub use archive::{
+    ArchiveProblem, ArchivePut, ArchiveStream, Change, ChangeKind, CommitConfig, PathKind, PathStat,
+};
 pub use config::{
     CgroupConfig, CgroupDriver, Config, ContainerDefaults, Handler, HandlerRuntime, ImageConfig,
     NetworkConfig, UserNetworkDefaults,
@@ -65,6 +70,7 @@ pub use keeper::protocol::{IdMap, IdMaps};
 pub use model::*;
 pub use networks::NetworkProblem;
 pub use node::NodeInfo;
+pub use registry::{Descriptor, DistributionInfo, PrunedImages};
 pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
 pub use status::{Condition, EngineStatus, HandlerFeatures, NodeFeatures};
 pub use sys::cgroup::{Pressure, PressureLine, Pressures, Stats as CgroupStats};

@@ -291,7 +291,7 @@ impl Store {
     }
 
     /// How a layer without a media type is compressed.
-    fn sniff(&self, digest: &Digest) -> Result<Compression, Error> {
+    pub(crate) fn sniff(&self, digest: &Digest) -> Result<Compression, Error> {
         let mut magic = [0; 4];
         let mut file = self.content().open_blob(digest)?;
         let read = file.read(&mut magic);
@@ -355,7 +355,7 @@ fn annotated_names(annotations: &HashMap<String, String>) -> Vec<Reference> {
     containerd.or(standard).and_then(|name| name.parse().ok()).into_iter().collect()
 }
 
-fn docker_manifest(config: &Digest, size: u64, layers: &[(Digest, u64, Compression)]) -> Vec<u8> {
+pub(crate) fn docker_manifest(config: &Digest, size: u64, layers: &[(Digest, u64, Compression)]) -> Vec<u8> {
     let layers: Vec<_> = layers
         .iter()
         .map(|(digest, size, compression)| {

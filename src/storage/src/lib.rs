@@ -25,6 +25,7 @@
 
 mod adapter;
 mod archive;
+mod capture;
 mod error;
 mod fail;
 mod gc;
@@ -35,6 +36,7 @@ mod options;
 mod overlay;
 mod persist;
 mod records;
+mod save;
 mod snapshot;
 mod store;
 mod trash;
@@ -42,6 +44,7 @@ mod usage;
 mod writeback;
 
 pub use archive::{ArchiveError, Limit, PackOptions, PlaceOptions, TarWriter, place};
+pub use capture::NewImage;
 pub use error::{Error, ErrorKind};
 pub use gc::{GcOptions, GcReport, Problem};
 pub use image::{Image, ImageLayer, ImageTarget, Removal};

@@ -80,6 +80,13 @@ impl Store {
         })
     }
 
+    /// Mounts what a snapshot lies on, read-only and attached nowhere.
+    pub fn base(&self, snapshot: &Snapshot) -> Result<Detached, Error> {
+        let context = open_context()?;
+        let _layers = self.add_layers(&context, &snapshot.layers, None, 2)?;
+        finish(context, Attributes::RDONLY)
+    }
+
     /// Adds the layers that can be seen, the topmost first, and empty ones below them if there are fewer than
     /// `least`: the kernel wants one below an upper directory, and two without. Idmapped copies must stay
     /// open until the overlay is mounted: closing one dissolves it.

@@ -1,6 +1,7 @@
 //! The store on a real file system and a real kernel; needs root.
 
 mod adapters;
+mod capture;
 mod crash;
 mod import;
 mod layering;

@@ -1,6 +1,7 @@
 //! Durable containers with a keeper, an image and a kernel, on a host of their own. Needs root and Debian's
 //! busybox-static.
 
+mod archive;
 mod crash;
 mod life;
 mod volumes;

@@ -158,6 +158,8 @@ label! {
         Reading = "reading",
         /// Images.
         Images = "images",
+        /// Archives that clients read or write.
+        Archives = "archives",
     }
 }
 

@@ -30,7 +30,9 @@ use tracing::{Instrument, Span};
 
 pub(crate) use create::check as check_container;
 pub(crate) use live::{Example, Keeping, Live, LiveContainer};
-pub(crate) use prepare::{matches_glob, prepare_snapshot, storage_error, to_storage_maps};
+pub(crate) use prepare::{
+    matches_glob, mount_within, prepare_snapshot, storage_error, to_storage_maps, view_image,
+};
 pub(crate) use task::{Adopted, adopt, spawn};
 
 use crate::error::{Error, Result};

@@ -14,7 +14,12 @@ impl Volumes {
     /// Makes what a container is given usable, and tells how it is mounted in a run. What was mounted stays until
     /// [`Volumes::unmount`], also when this fails half-way.
     pub(crate) fn mount(&self, id: &ContainerId) -> Result<Vec<ContainerMount>> {
-        self.given(id).iter().map(|given| self.mount_one(id, given)).collect()
+        self.mount_as(id, id)
+    }
+
+    /// The same for somebody else, who says when it is not used any more.
+    pub(crate) fn mount_as(&self, id: &ContainerId, user: &ContainerId) -> Result<Vec<ContainerMount>> {
+        self.given(id).iter().map(|given| self.mount_one(user, given)).collect()
     }
 
     fn mount_one(&self, id: &ContainerId, given: &ResolvedMount) -> Result<ContainerMount> {

@@ -23,6 +23,7 @@ use oci::{Algorithm, Compression, Digest};
 
 pub use error::{ArchiveError, Limit};
 pub(crate) use extract::is_wanted;
+pub(crate) use place::sniff;
 pub use place::{PlaceOptions, place};
 pub(crate) use stream::Stream;
 pub(crate) use tar::{Entry, EntryKind, Tar};

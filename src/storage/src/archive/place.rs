@@ -56,7 +56,7 @@ pub fn place(
 }
 
 /// The first bytes of a stream, and how it is compressed by them.
-fn sniff(reader: &mut dyn io::Read) -> io::Result<(Vec<u8>, Compression)> {
+pub(crate) fn sniff(reader: &mut dyn io::Read) -> io::Result<(Vec<u8>, Compression)> {
     let mut start = vec![0; 4];
     let mut filled = 0;
     while filled < start.len() {

@@ -4,6 +4,7 @@ mod attacks;
 mod build;
 mod formats;
 mod gnu;
+mod place;
 mod whiteouts;
 
 use std::collections::BTreeMap;

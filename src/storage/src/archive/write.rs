@@ -51,6 +51,11 @@ impl<W: Write> TarWriter<W> {
         Ok(self.out)
     }
 
+    /// Gives the writer back in the middle of it all.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     /// Adds a file of these bytes.
     pub fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.reader(name, bytes.len() as u64, &mut &*bytes)
