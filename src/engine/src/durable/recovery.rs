@@ -94,6 +94,9 @@ fn read_records(shared: &Shared, dir: &std::path::Path) -> Result<Vec<DurableRec
             Ok(None) => {
                 shared.metrics.leftovers.get(Leftover::Record).inc();
                 tracing::info!(container = %id, "a container that was never made to the end is removed");
+                if let Err(error) = crate::volumes::release_volumes(shared, &id, true) {
+                    tracing::warn!(container = %id, error = error.chain(), "volumes that were made for it stay");
+                }
                 if let Err(error) = DurableRecord::remove(&path) {
                     tracing::warn!(path = %path.display(), %error, "it could not be removed");
                 }

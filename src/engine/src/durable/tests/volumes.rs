@@ -50,10 +50,10 @@ fn containers_get_their_files() {
 async fn every_kind(engine: &Engine, dir: &Path) {
     let bind = BindSource { path: dir.join("made"), create: true, ..BindSource::default() };
     let tmpfs =
-        VolumeSource::Tmpfs { size_bytes: Some(1 << 20), mode: Some(0o700), options: vec!["exec".into()] };
+        VolumeSource::Tmpfs { size_bytes: Some(4 << 20), mode: Some(0o700), options: vec!["exec".into()] };
     let image = VolumeSource::Image { reference: "box".into(), sub_path: "bin".into() };
     let line = "set -e; echo a >/data/f; echo b >/host/f; echo c >/mem/f; cp /img/sh /mem/sh; \
-        /mem/sh -c true; head -c 2000000 /dev/zero >/mem/big && exit 3; ls -ld /mem; cat /proc/mounts";
+        /mem/sh -c true; head -c 8000000 /dev/zero >/mem/big && exit 3; ls -ld /mem; cat /proc/mounts";
     let line = line.replace("cp ", "/bin/busybox cp ").replace("ls ", "/bin/busybox ls ");
     let mounts = vec![
         volume("data", "/data"),
@@ -68,7 +68,7 @@ async fn every_kind(engine: &Engine, dir: &Path) {
     assert_eq!(run(engine, "kinds").await, 0, "{}", log(engine, "kinds"));
     let seen = log(engine, "kinds");
     assert!(seen.contains("drwx------"), "{seen}");
-    assert!(seen.contains("/mem tmpfs rw,nosuid,nodev,relatime,size=1024k,mode=700"), "{seen}");
+    assert!(seen.contains("/mem tmpfs rw,nosuid,nodev,relatime,size=4096k,mode=700"), "{seen}");
     assert!(seen.contains("/img overlay ro"), "{seen}");
     let volumes = dir.join("root/volumes");
     assert_eq!(std::fs::read_to_string(volumes.join("data/_data/f")).unwrap(), "a\n");
