@@ -1,6 +1,6 @@
 //! What a container changed of its image.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use sys::tree::{self, Kind};
 
@@ -8,7 +8,6 @@ use super::view::Subject;
 use crate::blocking::Purpose;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::sandbox::storage_error;
 
 /// Directories below each other that are looked into.
 const MAX_DEPTH: usize = 512;
@@ -42,13 +41,7 @@ impl Engine {
         let work = move || {
             let failed =
                 |error| Error::io(format!("compare container {} with its image", subject.id.short()), error);
-            let snapshot = subject.snapshot()?;
-            let base = subject.shared.storage.base(&snapshot);
-            let base: OwnedFd = base
-                .map_err(|error| {
-                    storage_error(format!("mount the image of container {}", subject.id.short()), error)
-                })?
-                .into();
+            let base = subject.base()?;
             let upper = tree::open_root(&subject.shared.storage.upper_path(&subject.id)).map_err(failed)?;
             let mut changes = Vec::new();
             compare(upper.as_fd(), Some(base.as_fd()), "", &mut changes, 0).map_err(failed)?;

@@ -1,6 +1,6 @@
 //! The root file system of a container, as the container has it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,7 +97,8 @@ impl Subject {
     /// The root file system alone, without what is mounted in it; read-only. Blocks.
     pub(super) fn bare(&self) -> Result<OwnedFd> {
         let Some(live) = &self.live else {
-            return self.mount_snapshot(true);
+            let mount = self.mount_snapshot(true)?;
+            return readable(mount.as_fd()).map_err(|error| Error::io("open a root file system", error));
         };
         let root = self.running(live)?.root;
         let failed =
@@ -105,7 +106,16 @@ impl Subject {
         let namespace = sys::ns::open_of(live.pid, sys::ns::Kind::Mount).map_err(failed)?;
         // open_tree(2) copies from the mount namespace of its caller alone.
         let copy = || sys::mount::clone_tree(root.as_fd(), Path::new(""), false);
-        Ok(sys::ns::in_mount_namespace(namespace.as_fd(), copy).and_then(|copy| copy).map_err(failed)?.into())
+        let copy = sys::ns::in_mount_namespace(namespace.as_fd(), copy).and_then(|copy| copy);
+        copy.and_then(|copy| readable(copy.as_fd())).map_err(failed)
+    }
+
+    /// What its root file system lies on: its image. Blocks.
+    pub(super) fn base(&self) -> Result<OwnedFd> {
+        let what = || format!("mount the image of container {}", self.id.short());
+        let base =
+            self.shared.storage.base(&self.snapshot()?).map_err(|error| storage_error(what(), error))?;
+        readable(base.as_fd()).map_err(|error| Error::io(what(), error))
     }
 
     fn running(&self, live: &LiveContainer) -> Result<View> {
@@ -182,6 +192,12 @@ impl Subject {
             MountSource::Tmpfs { .. } => Ok(None),
         }
     }
+}
+
+/// The root of a mount as a directory that can be read; it keeps the mount.
+fn readable(mount: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    use sys::path::OFlags;
+    sys::path::open_in_root(mount, Path::new("/"), OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
 /// Where something is mounted; made if it is a directory's place and missing.
