@@ -146,7 +146,7 @@ async fn images(engine: &Engine, dir: &Path) {
     let manifest = std::fs::read_to_string(saved.join("manifest.json")).unwrap();
     assert!(manifest.contains("\"made:1\"") && manifest.contains(id.hex()), "{manifest}");
     let tar = std::fs::File::open(saved.with_extension("tar")).unwrap();
-    assert_eq!(engine.import_images(tar, Vec::new()).await.unwrap(), [id.clone()]);
+    assert_eq!(engine.import_images(tar, Vec::new()).await.unwrap(), std::slice::from_ref(&id));
     let pruned = engine.prune_images(true, |_| true).await.unwrap();
     assert_eq!(pruned.images, Vec::new(), "both images are used");
     engine.remove_durable("again", RemoveDurable::default()).await.unwrap();
