@@ -46,6 +46,7 @@ pub(crate) fn config(config: v1::ContainerConfig, within: &Namespaces) -> Result
         stdin: config.stdin,
         stdin_once: config.stdin_once,
         tty: config.tty,
+        terminal_size: None,
         stop_signal: stop_signal(config.stop_signal)?,
         resources: linux.resources.map(resources).transpose()?.unwrap_or_default(),
         security: security(linux.security_context.unwrap_or_default(), within)?,

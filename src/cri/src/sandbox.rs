@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use cri_api::v1;
 use engine::{
-    Dns, NamespaceMode, Namespaces, PortMapping, Protocol, SandboxConfig, SandboxMetadata, SandboxState,
-    SandboxStatus, UserNamespace,
+    Dns, Joined, NamespaceMode, Namespaces, PortMapping, Protocol, SandboxConfig, SandboxMetadata,
+    SandboxState, SandboxStatus, UserNamespace,
 };
 
 use crate::container;
@@ -52,6 +52,7 @@ pub(crate) fn config(request: v1::RunPodSandboxRequest) -> Result<SandboxConfig,
         resources: linux.resources.map(resources).transpose()?,
         overhead: linux.overhead.map(resources).transpose()?,
         user_networking: None,
+        joined: Joined::default(),
         durable: None,
     })
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::blocking::Blocking;
 use crate::config::{CgroupDriver, Config, Handler};
 use crate::cpu::Rates;
-use crate::durable::Durables;
+use crate::durable::{Durables, ExecRegistry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Bus, Subscription};
 use crate::happenings::HappeningBus;
@@ -54,6 +54,7 @@ pub(crate) struct Shared {
     /// What happens to containers of all kinds, images, networks and volumes.
     pub(crate) happenings: HappeningBus,
     pub(crate) durables: Durables,
+    pub(crate) execs: ExecRegistry,
     pub(crate) storage: Arc<storage::Store>,
     pub(crate) images: Images,
     pub(crate) network: Arc<network::Network>,
@@ -101,6 +102,7 @@ impl Engine {
             bus: Bus::new(Arc::clone(&parts.metrics)),
             happenings: HappeningBus::new(Arc::clone(&parts.metrics)),
             durables: Durables::default(),
+            execs: ExecRegistry::default(),
             metrics: parts.metrics,
             storage: parts.storage,
             images: parts.images,
@@ -119,6 +121,10 @@ impl Engine {
             degraded: parts.degraded,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn of(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared) }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -223,7 +229,7 @@ impl Engine {
     /// Starts a container that was made.
     pub async fn start_container(&self, id: &str) -> Result<()> {
         let (handle, id) = self.find_container(id)?.ok_or_else(|| Error::no_container(id))?;
-        handle.ask(|reply| Command::Start { id, reply }).await
+        handle.ask(|reply| Command::Start { id, taps: Vec::new(), reply }).await
     }
 
     /// Stops a container: its stop signal, then after `grace` SIGKILL. Stopping what does not run or is
@@ -359,6 +365,11 @@ fn taken(what: &str, id: &str) -> Error {
 
 pub(crate) fn check_sandbox(config: &SandboxConfig) -> Result<()> {
     let modes = &config.namespaces;
+    if config.joined.network.is_some() && (config.user_networking.is_some() || !config.ports.is_empty()) {
+        return Err(Error::invalid(
+            "a sandbox that uses another's network has neither networks nor ports of its own",
+        ));
+    }
     if config.user_networking.is_some() && modes.network == NamespaceMode::Host {
         return Err(Error::invalid("a sandbox with the host's network is attached to no other"));
     }

@@ -103,7 +103,31 @@ impl Engine {
         let live = self.live_container(container)?;
         let (theirs, streams) =
             if config.tty { (Vec::new(), Streams::default()) } else { pipes(config.stdin)? };
-        let mut session = self.counted_exec(ExecKind::Stream, container, &live, &config, theirs).await?;
+        let id = new_exec_id()?;
+        let mut session =
+            self.counted_exec(ExecKind::Stream, &live, theirs, id, (container, &config)).await?;
+        if !config.tty {
+            session.streams = streams;
+        }
+        Ok(session)
+    }
+
+    /// Starts a process in a container under an id that was given out before; `attach` is false when nobody wants its
+    /// streams.
+    pub(crate) async fn exec_as(
+        &self,
+        id: String,
+        container: &ContainerId,
+        config: &ExecConfig,
+        attach: bool,
+    ) -> Result<ExecSession> {
+        let live = self.live_container(container)?;
+        let (theirs, streams) = match (config.tty, attach) {
+            (true, _) => (Vec::new(), Streams::default()),
+            (false, true) => pipes(config.stdin)?,
+            (false, false) => (nulls()?, Streams::default()),
+        };
+        let mut session = self.counted_exec(ExecKind::Stream, &live, theirs, id, (container, config)).await?;
         if !config.tty {
             session.streams = streams;
         }
@@ -115,7 +139,8 @@ impl Engine {
         let asked = ExecConfig { command: config.command.clone(), ..ExecConfig::default() };
         let live = self.live_container(container)?;
         let (theirs, streams) = pipes(false)?;
-        let mut session = self.counted_exec(ExecKind::Sync, container, &live, &asked, theirs).await?;
+        let id = new_exec_id()?;
+        let mut session = self.counted_exec(ExecKind::Sync, &live, theirs, id, (container, &asked)).await?;
         session.streams = streams;
         // Nobody can ever see what a command goes on to do once its client is gone.
         session.cleanup.kill_when_dropped = true;
@@ -148,27 +173,24 @@ impl Engine {
     async fn counted_exec(
         &self,
         kind: ExecKind,
-        container: &ContainerId,
         live: &LiveContainer,
-        config: &ExecConfig,
         theirs: Vec<OwnedFd>,
+        id: String,
+        what: (&ContainerId, &ExecConfig),
     ) -> Result<ExecSession> {
-        let started = self.start_exec(container, live, config, theirs).await;
+        let started = self.run_exec(live, theirs, id, what).await;
         self.shared().metrics.exec_sessions.get((kind, Outcome::of(&started))).inc();
         started
     }
 
-    async fn start_exec(
+    async fn run_exec(
         &self,
-        container: &ContainerId,
         live: &LiveContainer,
-        config: &ExecConfig,
         theirs: Vec<OwnedFd>,
+        id: String,
+        (container, config): (&ContainerId, &ExecConfig),
     ) -> Result<ExecSession> {
         let shared = self.shared();
-        let random: [u8; 32] =
-            sys::fs::random_bytes().map_err(|error| Error::io("make an exec id", error))?;
-        let id = oci::ExecId::from_random(random).to_string();
         let user = match config.user.as_str() {
             "" => None,
             text => Some(self.exec_user(live, text).await?),
@@ -207,7 +229,7 @@ impl Engine {
         cleanup.active = Some(Within::enter(&shared.metrics.exec_active));
         cleanup.exit = Some(exit);
         cleanup.ended = false;
-        let KeeperReply::Started { terminal, stdin, .. } = reply else {
+        let KeeperReply::Started { pid, terminal, stdin, .. } = reply else {
             return Err(Error::internal("the keeper answered Exec with something else"));
         };
         let mut fds = fds.into_iter().skip(1 + usize::from(stdin));
@@ -215,7 +237,7 @@ impl Engine {
         if terminal && let Some(master) = fds.next() {
             streams.terminal = Some(Terminal::new(master)?);
         }
-        Ok(ExecSession { id, streams, cleanup })
+        Ok(ExecSession { id, pid, streams, cleanup })
     }
 
     /// What sessions in a container are made like.
@@ -382,13 +404,26 @@ fn connect_local(port: u16, deadline: std::time::Instant) -> std::io::Result<std
     }
 }
 
-fn stdin_of(live: &LiveContainer) -> Result<Option<pipe::Sender>> {
+pub(crate) fn stdin_of(live: &LiveContainer) -> Result<Option<pipe::Sender>> {
     let stdin = live.stdin.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(fd) = stdin.as_ref() else { return Ok(None) };
     let failed = |error| Error::io("open the container's standard input", error);
     let fd = fd.try_clone().map_err(failed)?;
     sys::stream::set_nonblocking(&fd, true).map_err(failed)?;
     pipe::Sender::from_owned_fd(fd).map(Some).map_err(failed)
+}
+
+pub(crate) fn new_exec_id() -> Result<String> {
+    let random = sys::fs::random_bytes().map_err(|error| Error::io("make an exec id", error))?;
+    Ok(oci::ExecId::from_random(random).to_string())
+}
+
+/// Streams of a process that nobody listens to.
+fn nulls() -> Result<Vec<OwnedFd>> {
+    let failed = |error| Error::io("open /dev/null", error);
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(failed)?;
+    let null = OwnedFd::from(null);
+    Ok(vec![null.try_clone().map_err(failed)?, null.try_clone().map_err(failed)?, null])
 }
 
 /// Three descriptors for the process and our ends of them.
@@ -407,7 +442,7 @@ fn pipes(stdin: bool) -> Result<(Vec<OwnedFd>, Streams)> {
     Ok((vec![stdin_theirs, stdout_theirs, stderr_theirs], streams))
 }
 
-fn output_pipe() -> Result<(OwnedFd, pipe::Receiver)> {
+pub(crate) fn output_pipe() -> Result<(OwnedFd, pipe::Receiver)> {
     let failed = |error| Error::io("make a pipe", error);
     let (sender, receiver) = pipe::pipe().map_err(failed)?;
     Ok((sender.into_blocking_fd().map_err(failed)?, receiver))

@@ -29,6 +29,7 @@ mod happenings;
 mod images;
 mod inspect;
 mod keeper_link;
+mod logs;
 pub mod metrics;
 mod model;
 mod names;
@@ -57,7 +58,10 @@ pub use config::{
     CgroupConfig, CgroupDriver, Config, ContainerDefaults, Handler, HandlerRuntime, ImageConfig,
     NetworkConfig, UserNetworkDefaults,
 };
-pub use durable::{DurableProblem, WaitExit};
+pub use durable::{
+    AttachInput, AttachOptions, DurableAttach, DurableProblem, ExecSpec, ExecState, ExecStatus, ProcessRow,
+    RunningExec, WaitExit,
+};
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Subscription};
@@ -67,6 +71,7 @@ pub use images::{LayerProgress, LayerState, PullProgress, PullStage};
 pub use inspect::NetworkInfo;
 pub use ipnet::IpNet;
 pub use keeper::protocol::{IdMap, IdMaps};
+pub use logs::{LogLine, LogQuery, LogSource, LogStream};
 pub use model::*;
 pub use networks::NetworkProblem;
 pub use node::NodeInfo;

@@ -58,6 +58,11 @@ impl Terminal {
         Ok(())
     }
 
+    /// The master again, for whoever only changes its size.
+    pub(crate) fn duplicate(&self) -> std::io::Result<OwnedFd> {
+        self.0.get_ref().try_clone()
+    }
+
     /// Changes the terminal's size.
     pub fn resize(&self, size: TerminalSize) -> std::io::Result<()> {
         use std::os::fd::AsFd;
@@ -79,6 +84,8 @@ pub(crate) fn async_fd(fd: OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<
 pub struct ExecSession {
     /// Its id.
     pub id: String,
+    /// Its pid in the host.
+    pub pid: u32,
     /// Its streams.
     pub streams: Streams,
     pub(crate) cleanup: crate::exec::Cleanup,

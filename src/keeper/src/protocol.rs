@@ -238,6 +238,10 @@ pub struct Start {
     /// Where output is logged; `None` drops it.
     #[serde(default)]
     pub log: Option<Log>,
+    /// Indexes among the attached fds of clients that were attached beforehand, stdout and stderr of each: they get
+    /// all output, as if [`Request::Attach`] had come before the first byte.
+    #[serde(default)]
+    pub taps: Vec<(usize, usize)>,
 }
 
 /// A container that another keeper held. Its numbers are indexes among the attached descriptors.

@@ -34,3 +34,22 @@ pub fn kernel_release() -> String {
 pub fn machine() -> String {
     rustix::system::uname().machine().to_string_lossy().into_owned()
 }
+
+/// How many ticks there are in a second of the times in `/proc/pid/stat`.
+#[must_use]
+pub fn clock_ticks() -> u64 {
+    rustix::param::clock_ticks_per_second().max(1)
+}
+
+/// Bytes of a page of memory.
+#[must_use]
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Time since the machine booted, suspension included, in nanoseconds.
+#[must_use]
+pub fn uptime_ns() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+}

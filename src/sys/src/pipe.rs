@@ -38,6 +38,14 @@ pub fn set_capacity(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
     Ok(fcntl_setpipe_size(fd, bytes)?)
 }
 
+/// Whether nobody reads any more from the pipe whose writing end this is.
+pub fn has_no_reader(fd: BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&at_once)).is_ok() && polled.iter().any(|p| p.revents().contains(PollFlags::ERR))
+}
+
 /// How many bytes can be read now.
 pub fn readable_bytes(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(rustix::io::ioctl_fionread(fd)?)

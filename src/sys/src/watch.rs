@@ -45,6 +45,23 @@ pub fn memory_file(name: &str, bytes: &[u8]) -> io::Result<std::fs::File> {
     Ok(file)
 }
 
+/// A descriptor that is readable when a file in a directory was written to, made or renamed. Nonblocking.
+pub fn changes(directory: &Path) -> io::Result<OwnedFd> {
+    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    let events = inotify::WatchFlags::MODIFY
+        | inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MOVED_TO
+        | inotify::WatchFlags::ONLYDIR;
+    inotify::add_watch(&fd, directory, events)?;
+    Ok(fd)
+}
+
+/// Takes what [`changes`] has to tell, so that the descriptor is readable again at the next change.
+pub fn take_changes(fd: &OwnedFd) {
+    let mut buffer = [0; 4096];
+    while rustix::io::read(fd, &mut buffer).is_ok_and(|count| count > 0) {}
+}
+
 /// Watches the entries of one directory, which need not exist yet.
 #[derive(Debug)]
 pub struct Directory {

@@ -27,6 +27,12 @@ pub(super) fn check(config: &DurableConfig, id: &ContainerId) -> Result<()> {
     {
         return Err(Error::invalid("a log of several files needs a size at which a new one is begun"));
     }
+    let networks = config.sandbox.user_networking.is_some() || !config.sandbox.hostname.is_empty();
+    if config.join.network.is_some() && networks {
+        return Err(Error::invalid(
+            "a container that uses another's network has neither networks nor a host name",
+        ));
+    }
     if let Some(health) = &config.health {
         if health.retries == 0 || health.interval.is_zero() || health.timeout.is_zero() {
             return Err(Error::invalid("a health check needs an interval, a timeout and at least one retry"));

@@ -14,7 +14,8 @@ use crate::engine::{Engine, Shared, check_sandbox};
 use crate::error::{Error, ErrorKind, Result};
 use crate::happenings::Action;
 use crate::model::{
-    CreatedDurable, DurableConfig, DurableStatus, ImageInfo, RemoveDurable, Started, Stopped, WaitFor,
+    CreatedDurable, DurableConfig, DurableStatus, DurableUpdate, ImageInfo, NetworkEndpointConfig,
+    RemoveDurable, Started, Stopped, WaitFor,
 };
 use crate::sandbox::{check_container, prepare_snapshot, storage_error, to_storage_maps};
 
@@ -76,6 +77,40 @@ impl Engine {
     /// Removes a durable container and what it wrote.
     pub async fn remove_durable(&self, reference: &str, how: RemoveDurable) -> Result<()> {
         self.shared().durables.find(reference)?.ask(|reply| Command::Remove { how, reply }).await
+    }
+
+    /// Takes the CPU from all processes of a durable container.
+    pub async fn pause_durable(&self, reference: &str) -> Result<()> {
+        self.shared().durables.find(reference)?.ask(|reply| Command::Pause { reply }).await
+    }
+
+    /// Lets a paused container go on.
+    pub async fn unpause_durable(&self, reference: &str) -> Result<()> {
+        self.shared().durables.find(reference)?.ask(|reply| Command::Unpause { reply }).await
+    }
+
+    /// Gives a durable container another name, also on its networks.
+    pub async fn rename_durable(&self, reference: &str, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.shared().durables.find(reference)?.ask(|reply| Command::Rename { name, reply }).await
+    }
+
+    /// Changes limits and policy of a durable container: all of it, or nothing.
+    pub async fn update_durable(&self, reference: &str, update: DurableUpdate) -> Result<()> {
+        let update = Box::new(update);
+        self.shared().durables.find(reference)?.ask(|reply| Command::Update { update, reply }).await
+    }
+
+    /// Attaches a durable container to one more network: now if it runs, and at each start from now on.
+    pub async fn connect_durable(&self, reference: &str, endpoint: NetworkEndpointConfig) -> Result<()> {
+        let endpoint = Box::new(endpoint);
+        self.shared().durables.find(reference)?.ask(|reply| Command::Connect { endpoint, reply }).await
+    }
+
+    /// Detaches a durable container from a network: now if it runs, and at each start from now on.
+    pub async fn disconnect_durable(&self, reference: &str, network: &str) -> Result<()> {
+        let network = network.to_owned();
+        self.shared().durables.find(reference)?.ask(|reply| Command::Disconnect { network, reply }).await
     }
 
     /// Waits for a durable container. The wait is registered when this returns: what happens from then on is not

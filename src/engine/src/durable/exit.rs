@@ -58,7 +58,7 @@ impl Supervisor {
         let policy = self.record.config.restart;
         // A container that was told to end by hand is nobody's to start but theirs who told it.
         let again = ending.is_none() && wants_again(policy, code, self.record.restart_count);
-        self.paused = false;
+        (self.paused, self.probing) = (false, None);
         self.record.run = None;
         self.record.last_exit = Some(exit);
         self.persist_or_warn().await;

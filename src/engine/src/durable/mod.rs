@@ -23,9 +23,13 @@
 //! | that record, before the sandbox is gone | a sandbox that is no run | taken down |
 //! | the intent to remove | a record that says so | removed |
 
+mod attach;
+mod change;
 mod config;
 mod engine;
+mod exec;
 mod exit;
+mod health;
 mod problem;
 mod record;
 mod recovery;
@@ -34,6 +38,7 @@ mod remove;
 mod start;
 mod stop;
 mod supervisor;
+mod top;
 mod waits;
 
 #[cfg(test)]
@@ -45,14 +50,19 @@ use std::time::Duration;
 use oci::ContainerId;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use attach::{AttachInput, AttachOptions, DurableAttach};
+pub(crate) use exec::ExecRegistry;
+pub use exec::{ExecSpec, ExecState, ExecStatus, RunningExec};
 pub use problem::DurableProblem;
 pub(crate) use recovery::recover;
 pub(crate) use registry::Durables;
+pub use top::ProcessRow;
 pub use waits::WaitExit;
 use waits::Waits;
 
 use crate::error::{Error, Result};
-use crate::model::{DurableStatus, RemoveDurable, Started, Stopped};
+use crate::model::{DurableStatus, DurableUpdate, NetworkEndpointConfig, RemoveDurable, Started, Stopped};
+use crate::sandbox::Tap;
 
 /// Commands that may wait for a supervisor before senders have to.
 const QUEUE: usize = 64;
@@ -63,11 +73,52 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 /// What a supervisor is asked to do.
 #[derive(Debug)]
 enum Command {
-    Start { reply: Reply<Started> },
-    Stop { how: StopHow, reply: Reply<Stopped> },
-    Restart { how: StopHow, reply: Reply<()> },
-    Kill { signal: i32, reply: Reply<()> },
-    Remove { how: RemoveDurable, reply: Reply<()> },
+    Start {
+        reply: Reply<Started>,
+    },
+    Stop {
+        how: StopHow,
+        reply: Reply<Stopped>,
+    },
+    Restart {
+        how: StopHow,
+        reply: Reply<()>,
+    },
+    Kill {
+        signal: i32,
+        reply: Reply<()>,
+    },
+    Remove {
+        how: RemoveDurable,
+        reply: Reply<()>,
+    },
+    Pause {
+        reply: Reply<()>,
+    },
+    Unpause {
+        reply: Reply<()>,
+    },
+    Rename {
+        name: String,
+        reply: Reply<()>,
+    },
+    Update {
+        update: Box<DurableUpdate>,
+        reply: Reply<()>,
+    },
+    Connect {
+        endpoint: Box<NetworkEndpointConfig>,
+        reply: Reply<()>,
+    },
+    Disconnect {
+        network: String,
+        reply: Reply<()>,
+    },
+    /// Output of the run that is there, or else of the next one.
+    Attach {
+        tap: Tap,
+        reply: Reply<()>,
+    },
 }
 
 /// How to stop.
@@ -89,8 +140,13 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
-    fn status(&self) -> Arc<DurableStatus> {
+    pub(crate) fn status(&self) -> Arc<DurableStatus> {
         self.status.borrow().clone()
+    }
+
+    /// News of its status.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<DurableStatus>> {
+        self.status.clone()
     }
 
     /// Sends a command and waits for its answer.

@@ -46,6 +46,20 @@ pub enum DurableProblem {
     /// It is being removed.
     #[error("container {0} is being removed")]
     Removing(ContainerId),
+    /// No exec session of this id.
+    #[error("no exec session {0:?}")]
+    NoExec(String),
+    /// The exec session was started before.
+    #[error("exec session {id} {}", if *.running { "runs already" } else { "has run already" })]
+    ExecUsed {
+        /// Its id.
+        id: String,
+        /// Whether it still runs.
+        running: bool,
+    },
+    /// Its output goes nowhere that can be read.
+    #[error("container {0} has no log that can be read")]
+    NoLog(ContainerId),
     /// It is removed when it ends, so nothing can start it again.
     #[error("container {0} is removed when it ends, which no restart policy goes with")]
     AutoRemoved(ContainerId),
@@ -55,7 +69,7 @@ impl DurableProblem {
     /// An error of this cause.
     pub(crate) fn error(self, what: impl Into<String>) -> Error {
         let kind = match &self {
-            Self::NotFound(_) | Self::ImageMissing(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::ImageMissing(_) | Self::NoExec(_) => ErrorKind::NotFound,
             Self::Ambiguous(_) | Self::BadName(_) => ErrorKind::InvalidArgument,
             Self::NameTaken { .. } => ErrorKind::AlreadyExists,
             Self::NotRunning(_)
@@ -64,7 +78,9 @@ impl DurableProblem {
             | Self::NotPaused(_)
             | Self::Restarting(_)
             | Self::Removing(_)
+            | Self::ExecUsed { .. }
             | Self::AutoRemoved(_) => ErrorKind::FailedPrecondition,
+            Self::NoLog(_) => ErrorKind::Unsupported,
         };
         Error::caused_by(kind, what, self)
     }

@@ -111,6 +111,14 @@ fn read_records(shared: &Shared, dir: &std::path::Path) -> Result<Vec<DurableRec
     Ok(records)
 }
 
+/// One that was paused when the last daemon ended is so now.
+fn is_frozen(shared: &Shared, run: &Handle) -> bool {
+    let status = run.status();
+    let Some(container) = status.containers.first() else { return false };
+    let cgroup = shared.cgroups.open(&container.cgroup_path);
+    cgroup.and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false)
+}
+
 impl Supervisor {
     /// Puts its record and the sandboxes that say they are its runs together. No effect yet: [`Self::settle`] has
     /// those.
@@ -119,7 +127,9 @@ impl Supervisor {
         let removing = self.record.removing.is_some();
         for run in found.runs {
             if self.run.is_none() && !removing && Some(&run.id) == meant.as_ref() && has_started(&run) {
+                self.paused = is_frozen(&self.shared, &run);
                 self.run = Some(run);
+                self.begin_probing(true);
                 self.waits.up();
             } else {
                 self.leftovers.push(run);

@@ -59,6 +59,7 @@ impl Supervisor {
             Ok(()) => {
                 self.gone = true;
                 self.shared.durables.remove(&self.record.id);
+                self.shared.execs.forget(&self.record.id);
                 tracing::info!("container removed");
                 self.tell(Action::Destroy);
                 self.waits.removed();

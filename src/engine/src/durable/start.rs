@@ -1,15 +1,18 @@
 //! Starting a run: a sandbox of its own, and the container in it.
 
-use oci::SandboxId;
+use oci::{ContainerId, SandboxId};
 use tokio::sync::watch;
 
 use super::record::RunRecord;
 use super::supervisor::Supervisor;
 use super::{DurableProblem, config};
 use crate::blocking::Purpose;
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::happenings::Action;
-use crate::model::{ContainerMount, ContainerState, ExitReason, ExitRecord, SandboxConfig, Started};
+use crate::model::{
+    ContainerMount, ContainerState, ExitReason, ExitRecord, NamespaceMode, SandboxConfig, Started,
+};
 use crate::names::{Progress, wait};
 use crate::sandbox::{self, Handle};
 
@@ -50,6 +53,7 @@ impl Supervisor {
         match self.try_start().await {
             Ok(run) => {
                 self.run = Some(run);
+                self.begin_probing(false);
                 self.waits.up();
                 tracing::info!("run started");
                 self.announce(Action::Start);
@@ -98,21 +102,70 @@ impl Supervisor {
     }
 
     fn run_config(&self) -> Result<SandboxConfig> {
-        let sandbox = config::sandbox(&self.record, &self.dir);
+        let mut sandbox = config::sandbox(&self.record, &self.dir);
+        self.join(&mut sandbox)?;
         crate::engine::check_sandbox(&sandbox)?;
         self.shared.handler(&sandbox.runtime_handler)?;
         Ok(sandbox)
     }
 
-    async fn run_container(&self, run: &Handle) -> Result<()> {
+    /// Looks up the containers whose namespaces it uses.
+    fn join(&self, sandbox: &mut SandboxConfig) -> Result<()> {
+        let join = &self.record.config.join;
+        if let Some(other) = &join.network {
+            let (handle, _) = self.joined(other)?;
+            sandbox.hostname = handle.status().config.hostname.clone();
+            match handle.status().config.namespaces.network {
+                NamespaceMode::Host => sandbox.namespaces.network = NamespaceMode::Host,
+                _ => sandbox.joined.network = Some(handle.id),
+            }
+        }
+        if let Some(other) = &join.ipc {
+            let (handle, _) = self.joined(other)?;
+            match handle.status().config.namespaces.ipc {
+                NamespaceMode::Host => sandbox.namespaces.ipc = NamespaceMode::Host,
+                _ => sandbox.joined.ipc = Some(handle.id),
+            }
+        }
+        Ok(())
+    }
+
+    /// A container that runs, with its sandbox.
+    fn joined(&self, reference: &str) -> Result<(Handle, ContainerId)> {
+        let engine = Engine::of(&self.shared);
+        let id = match self.shared.durables.find(reference) {
+            Ok(durable) => durable.status().id.clone(),
+            Err(unknown) => match engine.find_container(reference)? {
+                Some((_, id)) => id,
+                None => return Err(unknown),
+            },
+        };
+        let what = || format!("join the namespaces of container {reference}");
+        let not_running = || DurableProblem::NotRunning(id.clone()).error(what());
+        if id == self.record.id {
+            return Err(Error::invalid("a container cannot join its own namespaces"));
+        }
+        let (handle, id) = engine.find_container(id.as_str())?.ok_or_else(not_running)?;
+        if handle.live.get(&id).is_none() {
+            return Err(DurableProblem::NotRunning(id).error(what()));
+        }
+        Ok((handle, id))
+    }
+
+    async fn run_container(&mut self, run: &Handle) -> Result<()> {
         let mut container = Box::new(config::container(&self.record));
+        if let Some(other) = &self.record.config.join.pid {
+            let (_, id) = self.joined(other)?;
+            container.security.pid = Some(NamespaceMode::Target(id));
+        }
         container.mounts.extend(self.mount_volumes().await?);
         let (report, created) = progress("queued");
         let create = sandbox::Command::Create { config: container, progress: report };
         run.send(create).await?;
         let what = format!("container {}", self.record.config.name);
         let id = wait(created, &what, None).await?;
-        run.ask(|reply| sandbox::Command::Start { id, reply }).await
+        let taps = std::mem::take(&mut self.taps);
+        run.ask(|reply| sandbox::Command::Start { id, taps, reply }).await
     }
 
     /// What it is given of files, as this run sees it.
@@ -125,6 +178,8 @@ impl Supervisor {
     /// A start failed: the reason and the exit code that stands for it are on record.
     async fn start_failed(&mut self, error: &Error, by_hand: bool) {
         let text = error.chain();
+        // Whoever is attached learns of the end.
+        self.taps.clear();
         self.record.run = None;
         self.record.error.clone_from(&text);
         let started_at_ns = self.record.last_exit.as_ref().map_or(0, |exit| exit.started_at_ns);
@@ -169,7 +224,7 @@ fn progress<T: Clone>(stage: &'static str) -> (watch::Sender<Progress<T>>, watch
 
 /// The exit code that stands for a failed start, as shells have it: 127 for a program that is not there, 126 for one
 /// that cannot be executed, 128 for everything else.
-fn start_code(kind: ErrorKind, text: &str) -> i32 {
+pub(super) fn start_code(kind: ErrorKind, text: &str) -> i32 {
     let has = |part: &str| text.contains(part);
     match kind {
         ErrorKind::InvalidArgument if has("not found") || has("No such file") || has("no such file") => 127,

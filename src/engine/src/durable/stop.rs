@@ -83,7 +83,7 @@ impl Supervisor {
     /// Tells a run to end, and waits for nothing: its end comes as that of any run.
     pub(super) async fn end_run(&mut self, run: &Handle, how: StopHow) -> Result<&mut Ending> {
         self.note_stop().await?;
-        self.thaw().await;
+        self.thaw_to_end(run).await;
         let grace = how.grace.or(self.record.config.stop_timeout).unwrap_or(GRACE);
         let signal = if grace.is_zero() { SIGKILL } else { how.signal.unwrap_or_else(|| stop_signal(run)) };
         let (reply, _ends_with_the_run) = tokio::sync::oneshot::channel();
@@ -121,18 +121,13 @@ impl Supervisor {
         let Some(live) = run.live.get(&self.record.id) else { return Ok(()) };
         if signal == SIGKILL {
             // A frozen process cannot die.
-            self.thaw().await;
+            self.thaw_to_end(run).await;
         }
         match sys::pidfd::signal(live.pidfd.as_fd(), signal) {
             // It ended on its own; its end is on its way.
             Err(error) if error.raw_os_error() == Some(3) => Ok(()),
             other => other,
         }
-    }
-
-    /// Lets it go on, if it is paused.
-    pub(super) async fn thaw(&mut self) {
-        self.paused = false;
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::exit::run_exit;
+use super::health::Probing;
 use super::record::{DurableRecord, directory};
 use super::recovery::Found;
 use super::{Command, Durable, QUEUE, Reply, Waits, answer, config};
@@ -17,9 +18,10 @@ use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::happenings::{Action, Subject};
 use crate::model::{
-    ContainerState, DurableConfig, DurablePhase, DurableStatus, ExitReason, ExitRecord, RunInfo, Stopped,
+    ContainerState, DurableConfig, DurablePhase, DurableStatus, ExitReason, ExitRecord, Health, RunInfo,
+    Stopped,
 };
-use crate::sandbox::Handle;
+use crate::sandbox::{Handle, Tap};
 
 /// The first wait before a container is started again.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -47,6 +49,9 @@ pub(super) struct Supervisor {
     /// Sandboxes of earlier runs that could not be taken down.
     pub(super) leftovers: Vec<Handle>,
     pub(super) paused: bool,
+    pub(super) probing: Option<Probing>,
+    /// Clients that wait for the output of the next run.
+    pub(super) taps: Vec<Tap>,
     /// When its policy starts it again.
     pub(super) restart_at: Option<Instant>,
     pub(super) backoff: Backoff,
@@ -105,6 +110,8 @@ pub(super) fn spawn(shared: &Arc<Shared>, record: DurableRecord, found: Option<F
         run: None,
         leftovers: Vec::new(),
         paused: false,
+        probing: None,
+        taps: Vec::new(),
         restart_at: None,
         backoff: Backoff::default(),
         ending: None,
@@ -155,6 +162,8 @@ impl Supervisor {
                 () = shutdown.cancelled() => return,
                 // The end stays in the run's status when another branch wins.
                 exit = ended(self.run.as_mut()) => self.run_ended(exit).await,
+                // A report stays in its queue when another branch wins.
+                probe = Probing::next(self.probing.as_mut()) => self.probed(probe),
                 // A command stays in the queue when another branch wins.
                 command = self.commands.recv() => match command {
                     Some(command) => self.handle(command).await,
@@ -168,17 +177,18 @@ impl Supervisor {
 
     async fn handle(&mut self, command: Command) {
         match command {
-            Command::Start { reply } => {
-                let outcome = self.start_by_hand().await;
-                answer(reply, outcome);
-            }
+            Command::Start { reply } => answer(reply, self.start_by_hand().await),
             Command::Stop { how, reply } => self.stop(how, reply).await,
             Command::Restart { how, reply } => self.restart(how, reply).await,
-            Command::Kill { signal, reply } => {
-                let outcome = self.kill(signal).await;
-                answer(reply, outcome);
-            }
+            Command::Kill { signal, reply } => answer(reply, self.kill(signal).await),
             Command::Remove { how, reply } => self.remove(how, reply).await,
+            Command::Pause { reply } => answer(reply, self.pause().await),
+            Command::Unpause { reply } => answer(reply, self.unpause().await),
+            Command::Rename { name, reply } => answer(reply, self.rename(name).await),
+            Command::Update { update, reply } => answer(reply, self.update(*update).await),
+            Command::Connect { endpoint, reply } => answer(reply, self.connect(*endpoint).await),
+            Command::Disconnect { network, reply } => answer(reply, self.disconnect(&network).await),
+            Command::Attach { tap, reply } => answer(reply, self.attach(tap).await),
         }
     }
 
@@ -219,6 +229,12 @@ impl Supervisor {
         }
     }
 
+    /// Without a run there is no verdict: the last one is gone with it.
+    fn health(&self) -> Option<Health> {
+        self.record.config.health.as_ref()?;
+        Some(self.probing.as_ref().map(|probing| probing.health.clone()).unwrap_or_default())
+    }
+
     /// Makes the present state visible to readers.
     pub(super) fn publish(&self) {
         let record = &self.record;
@@ -232,7 +248,7 @@ impl Supervisor {
             run: self.run.as_ref().and_then(|run| run_info(&self.shared, run)),
             last_exit: record.last_exit.clone(),
             restart_count: record.restart_count,
-            health: None,
+            health: self.health(),
             log_path: config::log_path(&self.dir, &record.id, &record.config.log),
             error: self.dead.clone().unwrap_or_else(|| record.error.clone()),
             manually_stopped: record.manually_stopped,
@@ -252,11 +268,20 @@ impl Supervisor {
 }
 
 pub(super) fn subject(record: &DurableRecord) -> Subject {
-    let container = &record.config.container;
+    subject_with(&record.id, &record.config)
+}
+
+/// Whom an event is about that the supervisor has no part in.
+pub(super) fn subject_of(status: &DurableStatus) -> Subject {
+    subject_with(&status.id, &status.config)
+}
+
+fn subject_with(id: &oci::ContainerId, config: &DurableConfig) -> Subject {
+    let container = &config.container;
     let image = if container.user_image.is_empty() { &container.image } else { &container.user_image };
     Subject::Container {
-        id: record.id.clone(),
-        name: record.config.name.clone(),
+        id: id.clone(),
+        name: config.name.clone(),
         image: image.clone(),
         labels: Arc::new(container.labels.clone()),
     }

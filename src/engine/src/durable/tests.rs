@@ -4,6 +4,7 @@
 mod archive;
 mod crash;
 mod life;
+mod session;
 mod volumes;
 
 use std::path::Path;
@@ -31,7 +32,7 @@ async fn import_box(engine: &Engine, dir: &Path) {
         std::fs::create_dir_all(rootfs.join(sub)).unwrap();
     }
     std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
-    for applet in ["sh", "sleep", "cat", "wc", "echo", "kill", "true", "head"] {
+    for applet in ["sh", "sleep", "cat", "wc", "echo", "kill", "true", "head", "stty", "test", "ls"] {
         std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
     }
     let tar = |args: &[&str]| {

@@ -7,7 +7,7 @@ use keeper::protocol::IdMaps;
 use oci::{ContainerId, Digest, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use super::{Resources, Security};
+use super::{Resources, Security, TerminalSize};
 
 /// What names a container within its sandbox; two requests with the same key are the same request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct ContainerConfig {
     /// Whether it has a terminal.
     #[serde(default)]
     pub tty: bool,
+    /// Size of the terminal at first.
+    #[serde(default)]
+    pub terminal_size: Option<TerminalSize>,
     /// Signal that stops it; `None` means the image's, else SIGTERM.
     #[serde(default)]
     pub stop_signal: Option<i32>,

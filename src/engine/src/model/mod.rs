@@ -25,7 +25,7 @@ pub use durable::{
 pub use image::{FsUsage, ImageInfo, PullOutcome, PullRequest};
 pub use resources::Resources;
 pub use sandbox::{
-    Dns, IpAddress, NamespaceMode, Namespaces, PortMapping, Protocol, SandboxConfig, SandboxMetadata,
+    Dns, IpAddress, Joined, NamespaceMode, Namespaces, PortMapping, Protocol, SandboxConfig, SandboxMetadata,
     SandboxState, SandboxStatus, UserNamespace,
 };
 pub use security::{AppArmor, Capabilities, GroupsPolicy, Seccomp, Security, SelinuxLabel};

@@ -58,9 +58,22 @@ pub struct SandboxConfig {
     /// Networks to attach it to; `None` is the node's default network.
     #[serde(default)]
     pub user_networking: Option<Box<UserNetworking>>,
+    /// Other sandboxes whose namespaces it uses instead of having its own.
+    #[serde(default)]
+    pub joined: Joined,
     /// The durable container it is a run of. It is listed with that container, not as a sandbox.
     #[serde(default)]
     pub durable: Option<ContainerId>,
+}
+
+/// Sandboxes whose namespaces another one uses; they must be up when it comes up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Joined {
+    /// Network, host name, and the files that tell of them.
+    pub network: Option<SandboxId>,
+    /// Shared memory and message queues.
+    pub ipc: Option<SandboxId>,
 }
 
 /// What names a sandbox to its owner.

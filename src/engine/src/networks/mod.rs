@@ -21,6 +21,7 @@ mod resolver;
 
 pub use problem::NetworkProblem;
 
+pub(crate) use definition::Definition;
 pub(crate) use files::{edit_hosts, host_dns, hosts, replace_in_place, resolution};
 pub(crate) use join::{Joiner, addresses, extra_hosts};
 pub(crate) use registry::Networks;

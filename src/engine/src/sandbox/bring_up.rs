@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::task::Task;
 use crate::blocking::Purpose;
-use crate::engine::to_network_port;
+use crate::engine::{Engine, to_network_port};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::EventKind;
 use crate::files;
@@ -73,7 +73,8 @@ impl Task {
 
     async fn try_bring_up(&mut self, progress: &watch::Sender<Progress<SandboxId>>) -> Result<()> {
         enter(progress, "record the intent");
-        let wants_network = self.record.config.namespaces.network != NamespaceMode::Host;
+        let joins_network = self.record.config.joined.network.is_some();
+        let wants_network = self.record.config.namespaces.network != NamespaceMode::Host && !joins_network;
         self.record.has_namespaces = true;
         self.prepare_directory().await?;
         enter(progress, "create namespaces");
@@ -112,7 +113,9 @@ impl Task {
 
     async fn create_namespaces(&mut self) -> Result<()> {
         let spec = self.namespace_spec()?;
+        let joined = self.joined_namespaces()?;
         if spec == NamespaceSpec::default() {
+            self.live.set_namespaces(joined);
             return Ok(());
         }
         let request = Request::CreateNamespaces { key: self.record.id.to_string(), spec };
@@ -120,17 +123,41 @@ impl Task {
         let KeeperReply::Namespaces { kinds, init_pid } = reply else {
             return Err(Error::internal("the keeper answered CreateNamespaces with something else"));
         };
-        let namespaces: BTreeMap<NamespaceKind, OwnedFd> = kinds.into_iter().zip(fds).collect();
+        let namespaces = kinds.into_iter().zip(fds).chain(joined).collect();
         self.live.set_init_pid(init_pid);
         self.live.set_namespaces(namespaces);
         Ok(())
+    }
+
+    /// Namespaces of other sandboxes that this one uses.
+    fn joined_namespaces(&self) -> Result<BTreeMap<NamespaceKind, OwnedFd>> {
+        let joined = &self.record.config.joined;
+        let mut found = BTreeMap::new();
+        let wanted = [
+            (&joined.network, NamespaceKind::Net),
+            (&joined.network, NamespaceKind::Uts),
+            (&joined.ipc, NamespaceKind::Ipc),
+        ];
+        for (sandbox, kind) in wanted {
+            let Some(sandbox) = sandbox else { continue };
+            let handle = Engine::of(&self.shared).sandbox(sandbox.as_str())?;
+            let namespaces = handle.live.namespaces();
+            let fd = namespaces.get(&kind).ok_or_else(|| {
+                let what = format!("sandbox {} has no {kind:?} namespace to join", sandbox.short());
+                Error::precondition(what)
+            })?;
+            let failed =
+                |error| Error::io(format!("join the {kind:?} namespace of {}", sandbox.short()), error);
+            found.insert(kind, fd.try_clone().map_err(failed)?);
+        }
+        Ok(found)
     }
 
     fn namespace_spec(&self) -> Result<NamespaceSpec> {
         let config = &self.record.config;
         let modes = &config.namespaces;
         let own = |mode: &NamespaceMode| *mode != NamespaceMode::Host;
-        let net = own(&modes.network);
+        let net = own(&modes.network) && config.joined.network.is_none();
         let mut sysctls = config.sysctls.clone();
         if net && self.shared.config.containers.unprivileged_ports && modes.user.is_none() {
             sysctls.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
@@ -140,7 +167,7 @@ impl Task {
         let init_cgroups = if pid { self.init_cgroups()? } else { Vec::new() };
         let mut spec = NamespaceSpec {
             net,
-            ipc: own(&modes.ipc),
+            ipc: own(&modes.ipc) && config.joined.ipc.is_none(),
             uts: net,
             pid,
             user: modes.user.as_ref().map(|u| u.maps.clone()),
@@ -219,7 +246,9 @@ impl Task {
         let config = self.record.config.clone();
         let hostname = self.record.hostname.clone();
         let addresses: Vec<IpAddr> = self.record.addresses.iter().map(|a| a.ip).collect();
+        let joined = config.joined.network.as_ref().map(|sandbox| self.shared.sandbox_dir(sandbox));
         let shm_size_bytes = match config.namespaces.ipc {
+            _ if config.joined.ipc.is_some() => None,
             NamespaceMode::Host => None,
             _ => Some(self.shared.config.containers.shm_size_bytes),
         };
@@ -238,7 +267,9 @@ impl Task {
                 shm_size_bytes,
                 owner,
             };
-            files::write(&dir, &content).map_err(|error| Error::io(what, error))?;
+            files::write(&dir, &content)
+                .and_then(|()| joined.map_or(Ok(()), |of| files::share(&of, &dir)))
+                .map_err(|error| Error::io(what, error))?;
             ready.store(&dir)
         };
         self.shared.blocking.run(Purpose::Lifecycle, work).await?

@@ -33,6 +33,7 @@ pub(crate) use live::{Example, Keeping, Live, LiveContainer};
 pub(crate) use prepare::{
     matches_glob, mount_within, prepare_snapshot, storage_error, to_storage_maps, view_image,
 };
+pub(crate) use start::Tap;
 pub(crate) use task::{Adopted, adopt, spawn};
 
 use crate::error::{Error, Result};
@@ -55,6 +56,7 @@ pub(crate) enum Command {
     },
     Start {
         id: ContainerId,
+        taps: Vec<Tap>,
         reply: Reply<()>,
     },
     /// `signal` is another than the container's own stop signal.

@@ -203,7 +203,7 @@ fn write_bundle(input: &PrepareInput, resolved: &user::Resolved) -> Result<()> {
         hostname: &input.hostname,
         host: &shared.host,
         defaults: &shared.config.containers,
-        files: &files::paths(&input.sandbox_dir, input.sandbox.namespaces.ipc == NamespaceMode::Host),
+        files: &sandbox_files(input),
         binds: &binds,
         devices: &devices,
         seccomp,
@@ -217,6 +217,15 @@ fn write_bundle(input: &PrepareInput, resolved: &user::Resolved) -> Result<()> {
     let path = input.dir.join("config.json");
     sys::fs::write_volatile(&path, &bytes, 0o600)
         .map_err(|error| Error::io(format!("write {}", path.display()), error))
+}
+
+/// The files of the sandbox; its shared memory may be another's.
+fn sandbox_files(input: &PrepareInput) -> spec::SandboxFiles {
+    let mut paths = files::paths(&input.sandbox_dir, input.sandbox.namespaces.ipc == NamespaceMode::Host);
+    if let Some(other) = &input.sandbox.joined.ipc {
+        paths.shm = files::paths(&input.shared.sandbox_dir(other), false).shm;
+    }
+    paths
 }
 
 /// Namespaces a container joins. The built-in runtime is given descriptors; the paths here are placeholders

@@ -15,7 +15,7 @@ use super::prepare;
 use super::task::Task;
 use crate::blocking::Purpose;
 use crate::config::HandlerRuntime;
-use crate::engine::Shared;
+use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::EventKind;
 use crate::keeper_link::borrow;
@@ -38,6 +38,14 @@ struct Job {
     join: Vec<(NamespaceKind, Joined)>,
     runtime: HandlerRuntime,
     namespaces: Arc<std::collections::BTreeMap<NamespaceKind, OwnedFd>>,
+    taps: Vec<Tap>,
+}
+
+/// Where a client that was attached before the start gets standard output and standard error.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
 }
 
 /// A namespace to join.
@@ -59,7 +67,7 @@ struct Ready {
 impl Task {
     /// Starts a container that was created. A failure leaves it exited, with the reason, and nothing of it
     /// in the kernel.
-    pub(super) async fn start(&mut self, id: &ContainerId) -> Result<()> {
+    pub(super) async fn start(&mut self, id: &ContainerId, taps: Vec<Tap>) -> Result<()> {
         let phase = self.record.phase;
         let container = self.container(id)?;
         match &container.state {
@@ -80,7 +88,7 @@ impl Task {
         container.start_asked = true;
         self.shared.link.route_container(id, &self.inbox);
         let started = std::time::Instant::now();
-        let outcome = self.try_start(id).await;
+        let outcome = self.try_start(id, taps).await;
         self.shared.metrics.container_starts.ended(started, &outcome);
         match outcome {
             Ok(live) => {
@@ -99,8 +107,9 @@ impl Task {
         }
     }
 
-    async fn try_start(&mut self, id: &ContainerId) -> Result<(LiveContainer, u64)> {
-        let job = self.start_job(id)?;
+    async fn try_start(&mut self, id: &ContainerId, taps: Vec<Tap>) -> Result<(LiveContainer, u64)> {
+        let mut job = self.start_job(id)?;
+        job.taps = taps;
         let prepared = self.shared.blocking.run(Purpose::Lifecycle, move || job.run());
         let ready = prepared.instrument(step!("make the cgroup and mounts")).await??;
         let fds = borrow(&ready.fds);
@@ -169,9 +178,14 @@ impl Task {
         for kind in prepare::join_kinds(&container.config, &self.record.config) {
             let from = match (&container.config.security.pid, kind) {
                 (Some(NamespaceMode::Target(target)), NamespaceKind::Pid) => {
-                    let live = self.live.get(target).ok_or_else(|| {
+                    // A durable container may use the processes of any other, which its owner said.
+                    let elsewhere = || {
+                        let durable = container.config.durable.is_some();
+                        durable.then(|| Engine::of(&self.shared).live_container(target).ok()).flatten()
+                    };
+                    let live = self.live.get(target).or_else(elsewhere).ok_or_else(|| {
                         Error::precondition(format!(
-                            "target container {:?} does not run in this sandbox",
+                            "target container {:?} does not run, or not in this sandbox",
                             target.as_str()
                         ))
                     })?;
@@ -191,6 +205,7 @@ impl Task {
             join,
             runtime,
             namespaces: self.live.namespaces(),
+            taps: Vec::new(),
             container,
         })
     }
@@ -236,6 +251,9 @@ impl Job {
                 MountSource::Host(_) | MountSource::Tmpfs { .. } => continue,
             };
             request.mounts.push((push(&mut fds, fd), mount.destination.clone()));
+        }
+        for tap in std::mem::take(&mut self.taps) {
+            request.taps.push((push(&mut fds, tap.stdout), push(&mut fds, tap.stderr)));
         }
         Ok(Ready { request, fds, spec, cgroup })
     }
@@ -286,6 +304,7 @@ impl Job {
             max_bytes: config.log.max_bytes,
             max_files: config.log.max_files,
         });
+        let terminal = config.tty.then(|| config.terminal_size.unwrap_or_default());
         Start {
             id: self.container.id.to_string(),
             sandbox: self.sandbox_id.clone(),
@@ -296,8 +315,9 @@ impl Job {
             mounts: Vec::new(),
             cgroups: cgroup.dirs(),
             env_bytes: Vec::new(),
-            stdio: Stdio { terminal: config.tty.then(Default::default), stdin: config.stdin },
+            stdio: Stdio { terminal, stdin: config.stdin },
             log,
+            taps: Vec::new(),
         }
     }
 

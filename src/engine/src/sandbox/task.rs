@@ -165,8 +165,8 @@ impl Task {
         match command {
             // The largest of them: on its own, it does not make every command's future as large.
             Command::Create { config, progress } => Box::pin(self.create(*config, progress)).await,
-            Command::Start { id, reply } => {
-                let outcome = self.start(&id).await;
+            Command::Start { id, taps, reply } => {
+                let outcome = self.start(&id, taps).await;
                 let started = outcome.is_ok();
                 answer(reply, outcome);
                 if started {

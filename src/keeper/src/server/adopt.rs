@@ -107,7 +107,8 @@ impl Keeper {
             Err(error) => return self.fail(client, io_failure("watch an adopted process", &error)),
         };
         let outputs = ends.duplicate_outputs();
-        let pumped = outputs.and_then(|outputs| Ok((outputs, self.pump(number, &mut ends, log)?)));
+        let pumped =
+            outputs.and_then(|outputs| Ok((outputs, self.pump(number, &mut ends, log, Vec::new())?)));
         let ((stdout, stderr), pump) = match pumped {
             Ok(pumped) => pumped,
             Err(error) => {

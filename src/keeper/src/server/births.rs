@@ -34,6 +34,8 @@ pub(super) struct Birth {
     pub(super) stdio: OwnEnds,
     pub(super) log: LogState,
     pub(super) setup: Rc<Setup>,
+    /// Clients that were attached beforehand.
+    pub(super) taps: Vec<(Channel, OwnedFd)>,
     pub(super) how: How,
     /// Why it will not come to run.
     pub(super) failure: Option<Failure>,
@@ -166,8 +168,11 @@ impl Keeper {
             Ok(outputs) => (outputs, None),
             Err(error) => ((None, None), Some(error)),
         };
-        let pumped =
-            if birth.exec_in.is_some() { Ok(None) } else { self.pump(number, &mut birth.stdio, birth.log) };
+        let pumped = if birth.exec_in.is_some() {
+            Ok(None)
+        } else {
+            self.pump(number, &mut birth.stdio, birth.log, birth.taps)
+        };
         let process = Process {
             sandbox: birth.sandbox,
             exec_in: birth.exec_in,
@@ -222,6 +227,7 @@ impl Keeper {
         key: u64,
         stdio: &mut OwnEnds,
         log: LogState,
+        mut taps: Vec<(Channel, OwnedFd)>,
     ) -> io::Result<Option<crate::log::pumps::PumpId>> {
         let mut sources = Vec::new();
         let master = stdio.terminal.as_ref().map(sys::pipe::duplicate).transpose()?;
@@ -239,7 +245,8 @@ impl Keeper {
             LogState::Open(file) => Some(*file),
             LogState::None | LogState::Opening => None,
         };
-        self.pumps.add(Output { key, sources, file, taps: Vec::new(), exited: false }).map(Some)
+        taps.retain(|(channel, _)| sources.iter().any(|source| source.channel == *channel));
+        self.pumps.add(Output { key, sources, file, taps, exited: false }).map(Some)
     }
 
     /// It will not come to run: what there is of it is killed, and the client told when that is done.

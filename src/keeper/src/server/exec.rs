@@ -49,6 +49,7 @@ impl Keeper {
             stdio: OwnEnds::default(),
             log: LogState::None,
             setup,
+            taps: Vec::new(),
             how,
             failure: None,
         };

@@ -9,14 +9,25 @@ use super::external::{External, ExternalRuntime};
 use super::failure::{exists, invalid, io};
 use super::reap::Owner;
 use super::requests::{Attached, Client};
+use crate::log::format::Channel;
 use crate::log::pumps::Note;
 use crate::protocol::{Failure, Runtime, Start};
 
 impl Keeper {
     /// Begins to start a container; the client is answered when its program runs or has failed.
-    pub(super) fn start(&mut self, client: Client, start: Start, attached: Attached) -> Result<(), Failure> {
+    pub(super) fn start(
+        &mut self,
+        client: Client,
+        start: Start,
+        mut attached: Attached,
+    ) -> Result<(), Failure> {
         if self.is_used(&start.id) {
             return Err(exists(&start.id));
+        }
+        let mut taps = Vec::new();
+        for (stdout, stderr) in &start.taps {
+            taps.push((Channel::Stdout, attached.take(*stdout)?));
+            taps.push((Channel::Stderr, attached.take(*stderr)?));
         }
         let number = self.number();
         let (how, stdio, setup) = match &start.runtime {
@@ -40,6 +51,7 @@ impl Keeper {
             stdio,
             log,
             setup,
+            taps,
             how,
             failure: None,
         };

@@ -245,6 +245,7 @@ pub(crate) fn start(id: &str, bundle: PathBuf, log: Option<PathBuf>, runtime: Ru
         env_bytes: Vec::new(),
         stdio: Stdio::default(),
         log: log.map(|path| Log { path, format: LogFormat::Cri, max_bytes: None, max_files: None }),
+        taps: Vec::new(),
     }
 }
 

@@ -165,6 +165,14 @@ impl Cgroup {
         kill::thaw(self)
     }
 
+    /// Whether its processes are frozen.
+    ///
+    /// # Errors
+    /// The host cannot freeze, or the state cannot be read.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        kill::is_frozen(self)
+    }
+
     /// Removes the group and those below it in every hierarchy. A group that is not there is fine.
     ///
     /// # Errors

@@ -124,6 +124,13 @@ pub(super) fn thaw(group: &Cgroup) -> Result<(), Error> {
     set(group, false)
 }
 
+pub(super) fn is_frozen(group: &Cgroup) -> Result<bool, Error> {
+    match group.require(Controller::Freezer, "freezer")? {
+        Place::V1(dir) => reached(dir, true, true),
+        Place::V2(dir) => reached(dir, false, true),
+    }
+}
+
 fn set(group: &Cgroup, frozen: bool) -> Result<(), Error> {
     let (dir, is_v1) = match group.require(Controller::Freezer, "freezer")? {
         Place::V1(dir) => (dir, true),
