@@ -49,6 +49,7 @@ pub(crate) fn config(config: v1::ContainerConfig, within: &Namespaces) -> Result
         terminal_size: None,
         stop_signal: stop_signal(config.stop_signal)?,
         resources: linux.resources.map(resources).transpose()?.unwrap_or_default(),
+        rlimits: Vec::new(),
         security: security(linux.security_context.unwrap_or_default(), within)?,
         durable: None,
     })

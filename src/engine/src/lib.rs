@@ -74,10 +74,12 @@ pub use keeper::protocol::{IdMap, IdMaps};
 pub use logs::{LogLine, LogQuery, LogSource, LogStream};
 pub use model::*;
 pub use networks::NetworkProblem;
-pub use node::NodeInfo;
 pub use registry::{Descriptor, DistributionInfo, PrunedImages};
+pub use node::{HostCpu, NodeInfo};
 pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
 pub use status::{Condition, EngineStatus, HandlerFeatures, NodeFeatures};
-pub use sys::cgroup::{Pressure, PressureLine, Pressures, Stats as CgroupStats};
+pub use sys::cgroup::{
+    Cpu as CgroupCpu, Device as CgroupDevice, Pressure, PressureLine, Pressures, Stats as CgroupStats,
+};
 pub use traces::TRACE_TARGET;
 pub use volumes::VolumeProblem;

@@ -51,7 +51,26 @@ pub struct NodeInfo {
     pub ip_forwarding: bool,
 }
 
+/// Processor time of the whole host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostCpu {
+    /// All of it since the boot, also the idle part, over all processors; nanoseconds.
+    pub total_ns: u64,
+    /// Processors that are online.
+    pub online: u32,
+}
+
 impl Engine {
+    /// Processor time of the whole host, to compare that of containers with.
+    pub async fn host_cpu(&self) -> Result<HostCpu> {
+        let read = || {
+            let text =
+                std::fs::read_to_string("/proc/stat").map_err(|error| Error::io("read /proc/stat", error))?;
+            Ok(host_cpu(&text))
+        };
+        self.shared().blocking.run(Purpose::Reading, read).await?
+    }
+
     /// What is known of the node.
     pub async fn node_info(&self) -> Result<NodeInfo> {
         let shared = Arc::clone(self.shared());
@@ -109,6 +128,14 @@ impl Engine {
     }
 }
 
+/// The first line of `/proc/stat`, and how many follow for single processors. Time of guests is in that of users.
+fn host_cpu(text: &str) -> HostCpu {
+    let all = text.lines().next().unwrap_or_default();
+    let ticks = all.split_whitespace().skip(1).take(8).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    let single = text.lines().skip(1).take_while(|line| line.starts_with("cpu")).count();
+    HostCpu { total_ns: sys::proc::ticks_to_ns(ticks), online: u32::try_from(single).unwrap_or(u32::MAX) }
+}
+
 /// The first line of a small file; empty if there is none.
 fn read_line(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -129,6 +156,13 @@ fn os_release(path: &Path) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn host_time_is_all_but_that_of_guests() {
+        let stat = "cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1 2\ncpu1 1 2\nintr 5\n";
+        let expected = HostCpu { total_ns: sys::proc::ticks_to_ns(36), online: 2 };
+        assert_eq!(host_cpu(stat), expected);
+    }
 
     #[test]
     fn distributions_say_who_they_are() {

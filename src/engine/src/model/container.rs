@@ -79,6 +79,9 @@ pub struct ContainerConfig {
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
+    /// Limits of its processes, over the node's.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
     /// Who it is and what it may do.
     #[serde(default)]
     pub security: Security,
@@ -104,6 +107,17 @@ impl Default for LogSettings {
     fn default() -> Self {
         Self { format: LogFormat::Cri, max_bytes: None, max_files: None }
     }
+}
+
+/// A limit of each process (getrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Which one, in lower case without `RLIMIT_`: `nofile`.
+    pub name: String,
+    /// The limit in force; `u64::MAX` is none.
+    pub soft: u64,
+    /// How far it can be raised.
+    pub hard: u64,
 }
 
 /// Where a mount's content comes from.

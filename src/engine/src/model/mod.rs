@@ -15,7 +15,7 @@ mod volume;
 
 pub use container::{
     ContainerConfig, ContainerKey, ContainerMount, ContainerState, ContainerStatus, Device, ExitReason,
-    ExitRecord, LogFormat, LogSettings, MountSource, Propagation, ResolvedUser,
+    ExitRecord, LogFormat, LogSettings, MountSource, Propagation, ResolvedUser, Rlimit,
 };
 pub use durable::{
     CreatedDurable, DurableConfig, DurablePhase, DurableStatus, DurableUpdate, Health, HealthConfig,

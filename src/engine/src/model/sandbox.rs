@@ -55,6 +55,9 @@ pub struct SandboxConfig {
     /// What the client adds for the sandbox itself.
     #[serde(default)]
     pub overhead: Option<Resources>,
+    /// Size of `/dev/shm`; `None` is the node's.
+    #[serde(default)]
+    pub shm_size_bytes: Option<u64>,
     /// Networks to attach it to; `None` is the node's default network.
     #[serde(default)]
     pub user_networking: Option<Box<UserNetworking>>,

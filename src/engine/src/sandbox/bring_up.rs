@@ -250,7 +250,7 @@ impl Task {
         let shm_size_bytes = match config.namespaces.ipc {
             _ if config.joined.ipc.is_some() => None,
             NamespaceMode::Host => None,
-            _ => Some(self.shared.config.containers.shm_size_bytes),
+            _ => Some(config.shm_size_bytes.unwrap_or(self.shared.config.containers.shm_size_bytes)),
         };
         let owner = self.root_owner();
         let dir = self.dir.clone();

@@ -139,15 +139,22 @@ fn user(resolved: &ResolvedUser) -> Result<User> {
 }
 
 fn rlimits(input: &Input<'_>) -> Result<Vec<PosixRlimit>> {
-    let Some((soft, hard)) = input.defaults.nofile else { return Ok(Vec::new()) };
-    let hard = hard.min(input.host.nofile_hard);
-    let limit = PosixRlimitBuilder::default()
-        .typ(PosixRlimitType::RlimitNofile)
-        .soft(soft.min(hard))
-        .hard(hard)
-        .build()
-        .map_err(bug)?;
-    Ok(vec![limit])
+    let limit = |kind: PosixRlimitType, soft: u64, hard: u64| {
+        PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build().map_err(bug)
+    };
+    let mut all = Vec::new();
+    for asked in &input.config.rlimits {
+        let kind: PosixRlimitType = format!("RLIMIT_{}", asked.name.to_ascii_uppercase())
+            .parse()
+            .map_err(|_| Error::invalid(format!("there is no limit of processes called {:?}", asked.name)))?;
+        all.push(limit(kind, asked.soft, asked.hard)?);
+    }
+    let own = input.config.rlimits.iter().any(|asked| asked.name.eq_ignore_ascii_case("nofile"));
+    if let (Some((soft, hard)), false) = (input.defaults.nofile, own) {
+        let hard = hard.min(input.host.nofile_hard);
+        all.push(limit(PosixRlimitType::RlimitNofile, soft.min(hard), hard)?);
+    }
+    Ok(all)
 }
 
 /// A process to run beside the first one: the container's own, with another command line. It gets no

@@ -9,7 +9,7 @@ use oci::runtime::{Capability, LinuxNamespaceType, Spec};
 
 use super::*;
 use crate::model::{
-    ContainerMount, MountSource, NamespaceMode, Propagation, Resources, Security, SelinuxLabel,
+    ContainerMount, MountSource, NamespaceMode, Propagation, Resources, Rlimit, Security, SelinuxLabel,
 };
 
 struct Case {
@@ -174,6 +174,23 @@ fn privileged_needs_a_privileged_sandbox_and_gets_what_the_daemon_has() {
     let bounding =
         spec.process().clone().unwrap().capabilities().clone().unwrap().bounding().clone().unwrap();
     assert_eq!(bounding.len(), case.host.capabilities.len());
+}
+
+#[test]
+fn limits_of_processes_go_over_those_of_the_node() {
+    let limits = |case: &Case| {
+        let limits = case.build().unwrap().process().as_ref().unwrap().rlimits().clone().unwrap_or_default();
+        limits.iter().map(|l| format!("{} {} {}", l.typ(), l.soft(), l.hard())).collect::<Vec<_>>()
+    };
+    let mut case = Case::default();
+    let usual = limits(&case);
+    case.config.rlimits = vec![Rlimit { name: "core".into(), soft: 0, hard: 9 }];
+    let core = "RLIMIT_CORE 0 9".to_owned();
+    assert_eq!(limits(&case), [vec![core], usual].concat());
+    case.config.rlimits = vec![Rlimit { name: "nofile".into(), soft: 7, hard: 8 }];
+    assert_eq!(limits(&case), ["RLIMIT_NOFILE 7 8"]);
+    case.config.rlimits = vec![Rlimit { name: "files".into(), soft: 7, hard: 8 }];
+    assert!(case.build().is_err());
 }
 
 #[test]
