@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{ContainerState, Event, EventKind};
+use engine::{Action, Happening, HealthState, Subject};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
-use crate::http::{ApiError, Call, Filters, Out, Reply, Result};
+use crate::http::{ApiError, Call, Filters, Gone, Out, Reply, Result};
 use crate::{shape, text};
 
 const FILTERS: [&str; 14] = [
@@ -48,11 +48,18 @@ pub(crate) fn stream(app: Arc<App>, call: &Call) -> Result<Reply> {
         )));
     }
     // Subscribed before the headers are out: a client that has them misses nothing.
-    let mut events = app.engine.subscribe();
+    let (past, mut events) = app.engine.happenings(since);
     let stop = app.stop.clone();
     Ok(Reply::stream("application/json", move |out| async move {
-        let left = until
-            .map_or(Duration::MAX, |until| Duration::from_nanos(u64::try_from(until - now).unwrap_or(0)));
+        let kept = past.iter().filter(|event| until.is_none_or(|until| event.at_ns <= until));
+        for event in kept {
+            if send(&out, event, &filters).await.is_err() {
+                return;
+            }
+        }
+        let left = until.map_or(Duration::MAX, |until| {
+            Duration::from_nanos(u64::try_from(until.saturating_sub(now)).unwrap_or(0))
+        });
         let end = async {
             if left == Duration::MAX { std::future::pending().await } else { tokio::time::sleep(left).await }
         };
@@ -76,7 +83,7 @@ pub(crate) fn stream(app: Arc<App>, call: &Call) -> Result<Reply> {
     }))
 }
 
-async fn send(out: &Out, event: &Event, filters: &Filters) -> std::result::Result<(), crate::http::Gone> {
+async fn send(out: &Out, event: &Happening, filters: &Filters) -> std::result::Result<(), Gone> {
     match document(event) {
         Some(mut document) if selected(&document, filters) => {
             shape::event(&mut document);
@@ -86,31 +93,141 @@ async fn send(out: &Out, event: &Event, filters: &Filters) -> std::result::Resul
     }
 }
 
-/// An event of a pod's container. What happens to the pod itself has no word here.
-fn document(event: &Event) -> Option<Value> {
-    let id = event.container.as_ref()?;
-    let container = event.status.containers.iter().find(|one| one.id == *id);
-    let action = match event.kind {
-        EventKind::Created => "create",
-        EventKind::Started => "start",
-        EventKind::Stopped => "die",
-        EventKind::Deleted => "destroy",
-    };
+/// An event; `None` for what Docker has no word for.
+fn document(event: &Happening) -> Option<Value> {
     let mut attributes = Map::new();
-    if let Some(container) = container {
-        let labels = container.config.labels.iter().map(|(key, value)| (key.clone(), json!(value)));
-        attributes.extend(labels);
-        attributes.insert("image".into(), json!(container.config.user_image));
-        attributes.insert("name".into(), json!(container.config.key.name));
-        if let (EventKind::Stopped, ContainerState::Exited(exit)) = (event.kind, &container.state) {
-            attributes.insert("exitCode".into(), json!(exit.code.to_string()));
+    let (kind, id) = match &event.subject {
+        Subject::Container { id, name, image, labels } => {
+            attributes.extend(labels.iter().map(|(key, value)| (key.clone(), json!(value))));
+            attributes.insert("image".into(), json!(image));
+            attributes.insert("name".into(), json!(name));
+            ("container", id.to_string())
         }
-    }
+        Subject::Image { id, name, labels } => {
+            attributes.extend(labels.iter().map(|(key, value)| (key.clone(), json!(value))));
+            if !name.is_empty() {
+                attributes.insert("name".into(), json!(name));
+            }
+            ("image", if name.is_empty() { id.clone() } else { name.clone() })
+        }
+        Subject::Network { id, name, driver } => {
+            attributes.insert("name".into(), json!(name));
+            attributes.insert("type".into(), json!(driver));
+            ("network", id.clone())
+        }
+        Subject::Volume { name, driver } => {
+            attributes.insert("driver".into(), json!(driver));
+            ("volume", name.clone())
+        }
+        _ => return None,
+    };
+    let action = action(&event.action, &mut attributes)?;
     Some(json!({
-        "Type": "container", "Action": action, "scope": "local",
-        "Actor": {"ID": id.as_str(), "Attributes": attributes},
+        "Type": kind, "Action": action, "scope": "local",
+        "Actor": {"ID": id, "Attributes": attributes},
         "time": event.at_ns / 1_000_000_000, "timeNano": event.at_ns,
     }))
+}
+
+/// An action's word, and what it adds to the attributes.
+fn action(action: &Action, attributes: &mut Map<String, Value>) -> Option<String> {
+    let mut put = |key: &str, value: &dyn ToString| {
+        attributes.insert(key.to_owned(), json!(value.to_string()));
+    };
+    let word = match action {
+        Action::Create => "create",
+        Action::Start => "start",
+        Action::Die { exit_code } => {
+            put("exitCode", exit_code);
+            "die"
+        }
+        Action::Kill { signal } => {
+            put("signal", signal);
+            "kill"
+        }
+        Action::Stop => "stop",
+        Action::Restart => "restart",
+        Action::Pause => "pause",
+        Action::Unpause => "unpause",
+        Action::Rename { old_name } => {
+            put("oldName", &format!("/{old_name}"));
+            "rename"
+        }
+        Action::Update => "update",
+        Action::Destroy => "destroy",
+        Action::Oom => "oom",
+        Action::Attach => "attach",
+        Action::Detach => "detach",
+        Action::Resize { rows, columns } => {
+            put("height", rows);
+            put("width", columns);
+            "resize"
+        }
+        Action::ExecCreate { exec, command } => {
+            put("execID", exec);
+            return Some(format!("exec_create: {command}"));
+        }
+        Action::ExecStart { exec, command } => {
+            put("execID", exec);
+            return Some(format!("exec_start: {command}"));
+        }
+        Action::ExecDetach { exec } => {
+            put("execID", exec);
+            "exec_detach"
+        }
+        Action::ExecDie { exec, exit_code } => {
+            put("execID", exec);
+            put("exitCode", exit_code);
+            "exec_die"
+        }
+        Action::Health(state) => {
+            return Some(match state {
+                HealthState::Starting => "health_status: starting".to_owned(),
+                HealthState::Healthy => "health_status: healthy".to_owned(),
+                HealthState::Unhealthy => "health_status: unhealthy".to_owned(),
+            });
+        }
+        Action::Top => "top",
+        Action::ArchivePath => "archive-path",
+        Action::ExtractToDir => "extract-to-dir",
+        Action::Export => "export",
+        Action::Commit { image } => {
+            put("imageID", image);
+            "commit"
+        }
+        Action::Connect { container } => {
+            put("container", container);
+            "connect"
+        }
+        Action::Disconnect { container } => {
+            put("container", container);
+            "disconnect"
+        }
+        Action::Mount { container, destination, writable } => {
+            put("container", container);
+            put("destination", destination);
+            put("read/write", writable);
+            "mount"
+        }
+        Action::Unmount { container } => {
+            put("container", container);
+            "unmount"
+        }
+        Action::Pull => "pull",
+        Action::Push => "push",
+        Action::Tag => "tag",
+        Action::Untag => "untag",
+        Action::Delete => "delete",
+        Action::Load => "load",
+        Action::Import => "import",
+        Action::Save => "save",
+        Action::Prune { reclaimed_bytes } => {
+            put("reclaimed", reclaimed_bytes);
+            "prune"
+        }
+        _ => return None,
+    };
+    Some(word.to_owned())
 }
 
 /// Whether an event is one of those asked for.
@@ -143,6 +260,29 @@ fn selected(event: &Value, filters: &Filters) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn happenings_become_events() {
+        let event = Happening {
+            sequence: 1,
+            at_ns: 1_700_000_000_000_000_005,
+            subject: Subject::Container {
+                id: "c".repeat(64).parse().unwrap(),
+                name: "web".into(),
+                image: "nginx".into(),
+                labels: std::sync::Arc::new([("app".to_owned(), "x".to_owned())].into()),
+            },
+            action: Action::Die { exit_code: 137 },
+        };
+        let expected = json!({
+            "Type": "container", "Action": "die", "scope": "local", "time": 1_700_000_000, "timeNano": 1_700_000_000_000_000_005_i64,
+            "Actor": {"ID": "c".repeat(64), "Attributes": {"app": "x", "image": "nginx", "name": "web", "exitCode": "137"}},
+        });
+        assert_eq!(document(&event).unwrap(), expected);
+        let exec = Action::ExecStart { exec: "e".into(), command: "sh -c x".into() };
+        let event = Happening { action: exec, ..event };
+        assert_eq!(document(&event).unwrap()["Action"], "exec_start: sh -c x");
+    }
 
     #[test]
     fn filters_select() {

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod containers;
 mod events;
 #[allow(dead_code, reason = "sessions and frames are there before the containers that use them")]
 mod http;

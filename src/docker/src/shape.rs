@@ -43,6 +43,30 @@ pub(crate) fn image_inspect(image: &mut Value, version: ApiVersion) {
     }
 }
 
+/// A container in the list.
+pub(crate) fn container_summary(container: &mut Value, version: ApiVersion) {
+    if !version.since(46) {
+        without(&mut container["HostConfig"], &["Annotations"]);
+    }
+}
+
+/// A container. Addresses of its first network are told beside the networks, too.
+pub(crate) fn container_inspect(container: &mut Value, version: ApiVersion) {
+    if !version.since(44) {
+        // It was a setting of the container before it was one of each network.
+        let mac = container["NetworkSettings"]["MacAddress"].clone();
+        container["Config"]["MacAddress"] = mac;
+        if let Value::Object(networks) = &mut container["NetworkSettings"]["Networks"] {
+            networks.values_mut().for_each(|network| without(network, &["DNSNames"]));
+        }
+    }
+    if !version.since(48)
+        && let Value::Object(networks) = &mut container["NetworkSettings"]["Networks"]
+    {
+        networks.values_mut().for_each(|network| without(network, &["GwPriority"]));
+    }
+}
+
 /// A network. Lists had the containers of each until 1.27.
 pub(crate) fn network(network: &mut Value, version: ApiVersion, listed: bool) {
     if listed && version.since(28) {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use engine::{ContainerState, NodeInfo};
+use engine::NodeInfo;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::http::{ApiError, ApiVersion, Call, Reply, Result};
-use crate::{events, images, shape, text};
+use crate::{containers, events, images, shape, text};
 
 pub(crate) async fn route(app: Arc<App>, call: Call) -> Result<Reply> {
     match (call.method.as_str(), call.path.as_str()) {
@@ -80,20 +80,15 @@ fn version(app: &App, node: &NodeInfo) -> Value {
     })
 }
 
-/// How many containers there are, of pods and others: all, running, stopped.
-fn count(app: &App) -> (usize, usize, usize) {
-    let sandboxes = app.engine.sandboxes();
-    let states = sandboxes.iter().flat_map(|sandbox| sandbox.containers.iter().map(|one| &one.state));
-    let (mut all, mut running) = (0, 0);
-    for state in states {
-        all += 1;
-        running += usize::from(matches!(state, ContainerState::Running { .. }));
-    }
-    (all, running, all - running)
+/// How many containers there are, of pods and others, in a state.
+fn count(states: &[&str], wanted: &str) -> usize {
+    states.iter().filter(|state| **state == wanted).count()
 }
 
 async fn info(app: &App, node: &NodeInfo) -> Result<Value> {
-    let (containers, running, stopped) = count(app);
+    let containers = containers::all(app);
+    let states: Vec<&str> = containers.iter().map(containers::Target::state).collect();
+    let (all, running, paused) = (states.len(), count(&states, "running"), count(&states, "paused"));
     let status = app.engine.status().await;
     let images = app.engine.images().await?.len();
     let has = |controller: &str| node.controllers.iter().any(|one| one == controller);
@@ -112,7 +107,8 @@ async fn info(app: &App, node: &NodeInfo) -> Result<Value> {
     };
     let mut info = json!({
         "ID": node.id, "Name": node.hostname, "ServerVersion": app.options.version,
-        "Containers": containers, "ContainersRunning": running, "ContainersPaused": 0, "ContainersStopped": stopped,
+        "Containers": all, "ContainersRunning": running, "ContainersPaused": paused,
+        "ContainersStopped": all - running - paused,
         "Images": images, "Driver": "overlay2",
         "DriverStatus": [["Supports d_type", "true"], ["Native Overlay Diff", "true"]],
         "DockerRootDir": node.root, "SystemStatus": null,
@@ -169,7 +165,7 @@ async fn disk_usage(app: &App, call: &Call) -> Result<Reply> {
         usage["Images"] = Value::Array(images::summaries(app, call.version, true).await?);
     }
     if wanted("container") {
-        usage["Containers"] = json!([]);
+        usage["Containers"] = containers::all(app).iter().map(containers::summary).collect();
     }
     if wanted("volume") {
         usage["Volumes"] = json!([]);

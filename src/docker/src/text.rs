@@ -109,6 +109,25 @@ pub(crate) fn human_size(bytes: u64) -> String {
     format!("{text}{}", UNITS.get(unit).unwrap_or(&"B"))
 }
 
+/// How long something lasts, as Docker says it: `About a minute`, `5 hours`.
+pub(crate) fn human_duration(ns: i64) -> String {
+    let seconds = ns.max(0) / 1_000_000_000;
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        0 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        _ if minutes == 1 => "About a minute".to_owned(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +164,29 @@ mod tests {
         assert_eq!(human_size(1_000), "1kB");
         assert_eq!(human_size(2_213_000), "2.213MB");
         assert_eq!(human_size(123_456_789), "123.5MB");
+    }
+
+    #[test]
+    fn durations_are_told_in_words() {
+        let s = 1_000_000_000;
+        let words: Vec<_> =
+            [0, s, 30 * s, 60 * s, 119 * s, 120 * s, 3000 * s, 3600 * s, 5 * 3600 * s, 72 * 3600 * s]
+                .map(human_duration)
+                .into();
+        assert_eq!(
+            words,
+            [
+                "Less than a second",
+                "1 second",
+                "30 seconds",
+                "About a minute",
+                "About a minute",
+                "2 minutes",
+                "50 minutes",
+                "About an hour",
+                "5 hours",
+                "3 days"
+            ]
+        );
     }
 }

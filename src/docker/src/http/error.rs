@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use engine::{ErrorKind, NetworkProblem};
+use engine::{DurableProblem, ErrorKind, NetworkProblem};
 use http::StatusCode;
 
 /// A request that is answered with an error.
@@ -82,8 +82,11 @@ impl ApiError {
 
     /// What an error of the engine is to clients.
     pub(crate) fn from_engine(error: &engine::Error) -> Self {
-        match error.cause::<NetworkProblem>() {
-            Some(problem) => of_network(problem, error),
+        if let Some(problem) = error.cause::<NetworkProblem>() {
+            return of_network(problem, error);
+        }
+        match error.cause::<DurableProblem>() {
+            Some(problem) => of_container(problem, error),
             None => Self::new(status(error.kind()), error.chain()),
         }
     }
@@ -106,6 +109,34 @@ fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::DeadlineExceeded | ErrorKind::Exhausted | ErrorKind::Internal => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
+    }
+}
+
+/// Docker's words for what can be wrong with a container.
+fn of_container(problem: &DurableProblem, error: &engine::Error) -> ApiError {
+    use DurableProblem as P;
+    match problem {
+        P::NotFound(reference) => ApiError::no_container(reference),
+        P::Ambiguous(reference) => {
+            ApiError::bad(format!("multiple IDs found with provided prefix: {reference}"))
+        }
+        P::BadName(name) => ApiError::bad(format!(
+            "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )),
+        P::NameTaken { name, id } => ApiError::conflict(format!(
+            "Conflict. The container name \"/{name}\" is already in use by container \"{id}\". You have to remove (or rename) that container to be able to reuse that name."
+        )),
+        P::ImageMissing(image) => ApiError::no_image(image),
+        P::NotRunning(id) => ApiError::conflict(format!("container {id} is not running")),
+        P::Running(id) => ApiError::conflict(format!("container {id} is running: stop the container first")),
+        P::Paused(id) => ApiError::conflict(format!("container {id} is paused, unpause the container first")),
+        P::NotPaused(id) => ApiError::conflict(format!("Container {id} is not paused")),
+        P::Restarting(id) => {
+            ApiError::conflict(format!("Container {id} is restarting, wait until the container is running"))
+        }
+        P::Removing(id) => ApiError::conflict(format!("removal of container {id} is already in progress")),
+        P::AutoRemoved(_) => ApiError::bad("can't create 'AutoRemove' container with restart policy"),
+        _ => ApiError::new(status(error.kind()), error.chain()),
     }
 }
 
@@ -171,6 +202,23 @@ mod tests {
         let error = engine::Error::caused_by(ErrorKind::Exhausted, "make a snapshot", cause);
         let answer = ApiError::from(error);
         assert_eq!((answer.status().as_u16(), answer.message()), (500, "make a snapshot: disk on fire"));
+    }
+
+    #[test]
+    fn containers_have_dockers_words() {
+        let of = |problem: DurableProblem| {
+            let answer = ApiError::from(engine::Error::caused_by(ErrorKind::Internal, "x", problem));
+            (answer.status().as_u16(), answer.message().to_owned())
+        };
+        let id: oci::ContainerId = "abc".parse().unwrap();
+        assert_eq!(of(DurableProblem::NotFound("x".into())), (404, "No such container: x".into()));
+        assert_eq!(of(DurableProblem::ImageMissing("x".into())), (404, "No such image: x".into()));
+        assert_eq!(of(DurableProblem::NotRunning(id.clone())), (409, "container abc is not running".into()));
+        let (status, text) = of(DurableProblem::NameTaken { name: "web".into(), id });
+        assert_eq!(status, 409);
+        assert!(
+            text.starts_with("Conflict. The container name \"/web\" is already in use by container \"abc\".")
+        );
     }
 
     #[test]

@@ -40,10 +40,8 @@ pub(crate) async fn summaries(app: &App, version: ApiVersion, counted: bool) -> 
     let mut all = describe(app, images, version, counted).await?;
     if counted {
         let mut users: HashMap<String, u64> = HashMap::new();
-        for sandbox in app.engine.sandboxes() {
-            for container in &sandbox.containers {
-                *users.entry(container.image_id.to_string()).or_default() += 1;
-            }
+        for container in crate::containers::all(app) {
+            *users.entry(container.image_id().to_string()).or_default() += 1;
         }
         for image in &mut all {
             let count = image["Id"].as_str().and_then(|id| users.get(id)).copied().unwrap_or_default();

@@ -15,6 +15,7 @@ use crate::app::{App, named};
 use crate::http::{ApiError, Call, Reply, Result};
 
 pub(crate) use list::summaries;
+pub(crate) use pull::check_platform;
 
 pub(crate) async fn route(app: Arc<App>, call: Call, rest: &str) -> Result<Reply> {
     if !call.path.starts_with("images") {

@@ -90,7 +90,7 @@ pub(super) async fn create(app: Arc<App>, call: &Call) -> Result<Reply> {
 }
 
 /// Images of other platforms cannot run here.
-fn check_platform(text: &str) -> Result<()> {
+pub(crate) fn check_platform(text: &str) -> Result<()> {
     let host = Platform::host();
     let mut parts = text.split('/');
     let (os, architecture) = (parts.next().unwrap_or_default(), parts.next());

@@ -1,6 +1,6 @@
 //! Removing images and names of images.
 
-use engine::{ContainerState, ImageInfo};
+use engine::ImageInfo;
 use oci::Reference;
 use serde_json::{Value, json};
 
@@ -65,32 +65,32 @@ fn check_names(image: &ImageInfo, by_name: bool, force: bool) -> Result<()> {
 
 /// An image that containers use stays: of running ones in any case, of others unless forced.
 fn check_users(app: &App, image: &ImageInfo, named: Option<&Reference>, force: bool) -> Result<()> {
-    let sandboxes = app.engine.sandboxes();
-    let mut users = sandboxes.iter().flat_map(|one| &one.containers).filter(|one| one.image_id == image.id);
-    let running = users.clone().find(|one| matches!(one.state, ContainerState::Running { .. }));
+    let containers = crate::containers::all(app);
+    let mut users = containers.iter().filter(|one| *one.image_id() == image.id);
+    let running = users.clone().find(|one| one.is_running());
     match (running, users.next(), named) {
         (Some(user), _, None) => Err(ApiError::conflict(format!(
             "conflict: unable to delete {} (cannot be forced) - image is being used by running container {}",
             short(image),
-            user.id.short()
+            user.id().short()
         ))),
         (Some(user), _, Some(name)) | (None, Some(user), Some(name)) if !force => {
             Err(ApiError::conflict(format!(
                 "conflict: unable to remove repository reference \"{}\" (must force) - container {} is using its referenced image {}",
                 name.familiar(),
-                user.id.short(),
+                user.id().short(),
                 short(image)
             )))
         }
         (Some(user), _, Some(_)) => Err(ApiError::conflict(format!(
             "conflict: unable to delete {} (cannot be forced) - image is being used by running container {}",
             short(image),
-            user.id.short()
+            user.id().short()
         ))),
         (None, Some(user), None) if !force => Err(ApiError::conflict(format!(
             "conflict: unable to delete {} (must be forced) - image is being used by stopped container {}",
             short(image),
-            user.id.short()
+            user.id().short()
         ))),
         _ => Ok(()),
     }

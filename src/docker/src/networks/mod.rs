@@ -13,6 +13,8 @@ use crate::app::{App, named};
 use crate::http::{ApiError, Call, Filters, Reply, Result};
 use crate::{shape, text};
 
+pub(crate) use request::{EndpointSettings, null_is_empty};
+
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
 pub(crate) async fn route(app: Arc<App>, call: Call, rest: &str) -> Result<Reply> {
