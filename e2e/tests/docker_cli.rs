@@ -12,6 +12,9 @@ use e2e::catalog::BUSYBOX;
 use e2e::{Lab, Node, NodeOptions, Process, run, summarize, wait_until};
 use serde_json::Value;
 
+#[path = "docker_cli/containers.rs"]
+mod containers;
+
 /// Runs the docker command line and keeps the books.
 struct Script {
     program: PathBuf,
@@ -102,6 +105,7 @@ fn docker_command_line() {
     system(&mut script);
     images(&mut script);
     networks(&mut script);
+    containers::steps(&mut script);
     summarize(&format!("docker_cli: {} passed, {} failed, 0 skipped", script.passed, script.failed.len()));
     assert!(script.failed.is_empty(), "failed: {:?}\n{}", script.failed, node.last_words());
 }
