@@ -46,6 +46,7 @@ async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply> {
             Box::pin(system::route(app, call)).await
         }
         "images" | "distribution" | "commit" => Box::pin(images::route(app, call, rest)).await,
+        "exec" => Box::pin(containers::route_exec(app, call, rest)).await,
         "containers" => Box::pin(containers::route(app, call, rest)).await,
         "networks" => Box::pin(networks::route(app, call, rest)).await,
         "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs" => {

@@ -14,7 +14,6 @@
 mod app;
 mod containers;
 mod events;
-#[allow(dead_code, reason = "sessions and frames are there before the containers that use them")]
 mod http;
 mod images;
 mod networks;

@@ -21,6 +21,12 @@ pub(crate) fn rfc3339(at_ns: i64) -> String {
     at.format(&Rfc3339).unwrap_or_else(|_| NEVER.to_owned())
 }
 
+/// RFC 3339 with nine digits behind the second, as lines of logs have it.
+pub(crate) fn rfc3339_nanos(at_ns: i64) -> String {
+    let whole = rfc3339(at_ns - at_ns.rem_euclid(1_000_000_000));
+    format!("{}.{:09}Z", whole.trim_end_matches('Z'), at_ns.rem_euclid(1_000_000_000))
+}
+
 /// Seconds since the epoch of a time as images write it; 0 if it is none.
 pub(crate) fn unix_seconds(text: &str) -> i64 {
     OffsetDateTime::parse(text, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp)
@@ -137,6 +143,7 @@ mod tests {
         assert_eq!(rfc3339(0), NEVER);
         assert_eq!(rfc3339(1_700_000_000_000_000_000), "2023-11-14T22:13:20Z");
         assert_eq!(rfc3339(1_700_000_000_120_000_000), "2023-11-14T22:13:20.12Z");
+        assert_eq!(rfc3339_nanos(1_700_000_000_120_000_000), "2023-11-14T22:13:20.120000000Z");
         assert_eq!(unix_seconds("2023-11-14T22:13:20.5Z"), 1_700_000_000);
         assert_eq!(unix_seconds("yesterday"), 0);
     }

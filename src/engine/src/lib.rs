@@ -74,8 +74,8 @@ pub use keeper::protocol::{IdMap, IdMaps};
 pub use logs::{LogLine, LogQuery, LogSource, LogStream};
 pub use model::*;
 pub use networks::NetworkProblem;
-pub use registry::{Descriptor, DistributionInfo, PrunedImages};
 pub use node::{HostCpu, NodeInfo};
+pub use registry::{Descriptor, DistributionInfo, PrunedImages};
 pub use sessions::{AttachSession, ExecSession, Streams, Terminal};
 pub use status::{Condition, EngineStatus, HandlerFeatures, NodeFeatures};
 pub use sys::cgroup::{

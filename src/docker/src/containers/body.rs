@@ -165,6 +165,8 @@ pub(super) struct HostConfig {
     #[serde(deserialize_with = "null_is_empty")]
     pub(super) device_requests: Vec<DeviceRequest>,
     pub(super) init: Option<bool>,
+    /// Rows and columns of the client's terminal.
+    pub(super) console_size: Option<[u16; 2]>,
     #[serde(deserialize_with = "null_is_empty")]
     pub(super) ulimits: Vec<Ulimit>,
     #[serde(flatten)]

@@ -67,6 +67,7 @@ fn convert(body: &Body, around: &Surroundings<'_>, warnings: &mut Vec<String>) -
         stdin: body.open_stdin,
         stdin_once: body.stdin_once,
         tty: body.tty,
+        terminal_size: super::exec::size(host.console_size),
         stop_signal: match body.stop_signal.as_str() {
             "" => None,
             text => Some(signal::parse(text)?),

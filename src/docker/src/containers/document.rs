@@ -13,6 +13,10 @@ use crate::{shape, text};
 pub(super) async fn inspect(app: &App, call: &Call, reference: &str) -> Result<Reply> {
     let target = target::find(app, reference)?;
     let mut document = describe(&target);
+    let sessions = app.engine.running_execs(target.id());
+    if !sessions.is_empty() {
+        document["ExecIDs"] = json!(sessions);
+    }
     if call.params.flag("size") {
         let stats = app.engine.container_stats(target.id().as_str()).await;
         let written = stats.map_or(0, |stats| stats.filesystem.used_bytes);

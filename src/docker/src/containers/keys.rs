@@ -72,8 +72,7 @@ pub(super) const HOST: &[(&str, Fate)] = &[
     ("VolumeDriver", Honoured),
     ("VolumesFrom", Honoured),
     ("Mounts", Honoured),
-    // The size of the client's terminal, which it sets again when the container has started.
-    ("ConsoleSize", Kept),
+    ("ConsoleSize", Honoured),
     ("Annotations", Honoured),
     ("CapAdd", Honoured),
     ("CapDrop", Honoured),
@@ -184,6 +183,38 @@ pub(super) fn check(body: &Value) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
+/// Holds the body of an update against the table; of what it can say, only limits and the policy are changed.
+pub(super) fn check_update(body: &Value) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    check_map(body, "", HOST, &mut warnings)?;
+    for (key, value) in body.as_object().into_iter().flatten() {
+        if !UPDATES.contains(&key.as_str())
+            && !is_empty(value)
+            && HOST.iter().any(|(known, fate)| known == key && *fate == Honoured)
+        {
+            return Err(ApiError::bad(format!(
+                "{key} cannot be changed of a container that is made: make a new one"
+            )));
+        }
+    }
+    Ok(warnings)
+}
+
+/// What an update changes.
+const UPDATES: [&str; 11] = [
+    "CpuShares",
+    "Memory",
+    "CpuPeriod",
+    "CpuQuota",
+    "CpusetCpus",
+    "CpusetMems",
+    "MemoryReservation",
+    "MemorySwap",
+    "NanoCpus",
+    "PidsLimit",
+    "RestartPolicy",
+];
+
 fn check_map(map: &Value, place: &str, table: &[(&str, Fate)], warnings: &mut Vec<String>) -> Result<()> {
     let empty = Map::new();
     for (key, value) in map.as_object().unwrap_or(&empty) {
@@ -227,6 +258,21 @@ mod tests {
             "Bogus": {"a": ""},
         });
         assert_eq!(check(&body).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn updates_change_limits_and_the_policy() {
+        assert!(
+            check_update(&json!({"Memory": 1, "RestartPolicy": {"Name": "no"}, "Binds": null}))
+                .unwrap()
+                .is_empty()
+        );
+        assert!(
+            check_update(&json!({"Privileged": true}))
+                .unwrap_err()
+                .message()
+                .starts_with("Privileged cannot be changed")
+        );
     }
 
     #[test]

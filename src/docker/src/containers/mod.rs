@@ -1,26 +1,34 @@
 //! Containers.
 
+mod attach;
 mod body;
+mod change;
 mod create;
+mod detach;
 mod document;
+mod exec;
 mod keys;
 mod lifecycle;
 mod limits;
 mod list;
+mod logs;
 mod mounts;
 mod names;
 mod networking;
 mod security;
+mod session;
 mod signal;
 mod stats;
 mod target;
+mod top;
 
 use std::sync::Arc;
 
 use crate::app::App;
 use crate::http::{ApiError, Call, Reply, Result};
 
-pub(crate) use target::Target;
+pub(crate) use exec::route as route_exec;
+pub(crate) use target::{Target, own};
 
 /// All containers: those of Docker's own kind and those of pods.
 pub(crate) fn all(app: &App) -> Vec<Target> {
@@ -43,9 +51,16 @@ pub(crate) async fn route(app: Arc<App>, call: Call, rest: &str) -> Result<Reply
         ("POST", reference, "kill") => lifecycle::kill(&app, &call, reference).await,
         ("GET", reference, "stats") => stats::stats(app, &call, reference).await,
         ("POST", reference, "wait") => lifecycle::wait(&app, &call, reference),
-        ("GET", _, "top" | "logs" | "changes" | "export" | "attach/ws")
-        | ("POST", _, "resize" | "update" | "rename" | "pause" | "unpause" | "attach" | "exec")
-        | ("HEAD" | "GET" | "PUT", _, "archive") => {
+        ("POST", reference, "pause") => change::pause(&app, reference).await,
+        ("POST", reference, "unpause") => change::unpause(&app, reference).await,
+        ("POST", reference, "rename") => change::rename(&app, &call, reference).await,
+        ("POST", reference, "resize") => change::resize(&app, &call, reference),
+        ("POST", reference, "update") => change::update(&app, call, reference).await,
+        ("POST", reference, "attach") => attach::attach(app, call, reference).await,
+        ("POST", reference, "exec") => exec::create(&app, call, reference).await,
+        ("GET", reference, "logs") => logs::logs(app, &call, reference).await,
+        ("GET", reference, "top") => top::top(&app, &call, reference).await,
+        ("GET", _, "changes" | "export" | "attach/ws") | ("HEAD" | "GET" | "PUT", _, "archive") => {
             target::find(&app, reference)?;
             Err(ApiError::not_implemented(format!("{operation} of containers is not part of this release")))
         }

@@ -43,7 +43,7 @@ pub(super) fn find(app: &App, reference: &str) -> Result<Target> {
 }
 
 /// A container of Docker's own kind; those of pods are refused with what would have been done to them.
-pub(super) fn own(app: &App, reference: &str, what: &str) -> Result<Arc<DurableStatus>> {
+pub(crate) fn own(app: &App, reference: &str, what: &str) -> Result<Arc<DurableStatus>> {
     match find(app, reference)? {
         Target::Own(status) => Ok(status),
         Target::Pod(_, container) => Err(ApiError::new(

@@ -135,6 +135,13 @@ fn of_container(problem: &DurableProblem, error: &engine::Error) -> ApiError {
             ApiError::conflict(format!("Container {id} is restarting, wait until the container is running"))
         }
         P::Removing(id) => ApiError::conflict(format!("removal of container {id} is already in progress")),
+        P::NoExec(id) => ApiError::not_found(format!("No such exec instance: {id}")),
+        P::ExecUsed { id, running: true } => {
+            ApiError::conflict(format!("exec command {id} is already running"))
+        }
+        P::ExecUsed { id, running: false } => {
+            ApiError::conflict(format!("exec command {id} has already run"))
+        }
         P::AutoRemoved(_) => ApiError::bad("can't create 'AutoRemove' container with restart policy"),
         _ => ApiError::new(status(error.kind()), error.chain()),
     }

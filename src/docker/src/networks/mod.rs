@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::app::{App, named};
 use crate::http::{ApiError, Call, Filters, Reply, Result};
-use crate::{shape, text};
+use crate::{containers, shape, text};
 
 pub(crate) use request::{EndpointSettings, null_is_empty};
 
@@ -112,22 +112,15 @@ async fn connect(app: &App, mut call: Call, name: &str) -> Result<Reply> {
     let network = app.engine.user_network(name)?;
     let endpoint = request.endpoint_config.unwrap_or_default().config(&network.config.name)?;
     app.engine.check_endpoint(&endpoint)?;
-    Err(refuse_pod(app, &request.container))
+    let container = containers::own(app, &request.container, "connect")?;
+    app.engine.connect_durable(container.id.as_str(), endpoint).await?;
+    Ok(Reply::empty(StatusCode::OK))
 }
 
 async fn disconnect(app: &App, mut call: Call, name: &str) -> Result<Reply> {
     let request: request::Disconnect = call.json().await?;
-    app.engine.user_network(name)?;
-    Err(refuse_pod(app, &request.container))
-}
-
-/// Networks of pods are the cluster's business.
-fn refuse_pod(app: &App, container: &str) -> ApiError {
-    match app.engine.container_status(container) {
-        Ok(status) => ApiError::new(
-            StatusCode::FORBIDDEN,
-            format!("container {} belongs to a pod, whose networks Kubernetes decides", status.id.short()),
-        ),
-        Err(_) => ApiError::no_container(container),
-    }
+    let network = app.engine.user_network(name)?;
+    let container = containers::own(app, &request.container, "disconnect")?;
+    app.engine.disconnect_durable(container.id.as_str(), &network.config.name).await?;
+    Ok(Reply::empty(StatusCode::OK))
 }
