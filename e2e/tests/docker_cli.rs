@@ -14,6 +14,8 @@ use serde_json::Value;
 
 #[path = "docker_cli/containers.rs"]
 mod containers;
+#[path = "docker_cli/sessions.rs"]
+mod sessions;
 
 /// Runs the docker command line and keeps the books.
 struct Script {
@@ -106,6 +108,7 @@ fn docker_command_line() {
     images(&mut script);
     networks(&mut script);
     containers::steps(&mut script);
+    sessions::steps(&mut script);
     summarize(&format!("docker_cli: {} passed, {} failed, 0 skipped", script.passed, script.failed.len()));
     assert!(script.failed.is_empty(), "failed: {:?}\n{}", script.failed, node.last_words());
 }
