@@ -197,6 +197,10 @@ pub(super) fn mounts(target: &Target) -> Vec<Value> {
         let (kind, source) = match &mount.source {
             MountSource::Host(path) => ("bind", path.to_string_lossy().into_owned()),
             MountSource::Image { image, .. } => ("image", image.clone()),
+            MountSource::Within { directory, sub_path } => {
+                ("bind", directory.join(sub_path).to_string_lossy().into_owned())
+            }
+            MountSource::Tmpfs { .. } => ("tmpfs", String::new()),
         };
         let propagation = match mount.propagation {
             engine::Propagation::Private => "rprivate",

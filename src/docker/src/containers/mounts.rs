@@ -68,6 +68,7 @@ fn bind(text: &str) -> Result<ContainerMount> {
         source: MountSource::Host(PathBuf::from(source)),
         readonly: false,
         recursive_readonly: false,
+        non_recursive: false,
         propagation: Propagation::Private,
         id_maps: None,
         selinux_relabel: false,
@@ -126,9 +127,6 @@ fn asked(mount: &Mount) -> Result<ContainerMount> {
     if image && mount.bind_options.is_some() {
         return Err(invalid("field BindOptions must not be specified"));
     }
-    if options.non_recursive {
-        return Err(invalid("mounts without those below them are not part of this release"));
-    }
     if options.read_only_force_recursive && (!mount.read_only || options.read_only_non_recursive) {
         return Err(invalid("ReadOnlyForceRecursive goes with ReadOnly and without ReadOnlyNonRecursive"));
     }
@@ -137,6 +135,7 @@ fn asked(mount: &Mount) -> Result<ContainerMount> {
         source,
         readonly: mount.read_only || image,
         recursive_readonly: mount.read_only && !options.read_only_non_recursive && !image,
+        non_recursive: options.non_recursive,
         propagation: propagation(&options.propagation).ok_or_else(|| invalid("invalid propagation mode"))?,
         id_maps: None,
         selinux_relabel: false,
