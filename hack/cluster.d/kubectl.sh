@@ -13,7 +13,7 @@ check_exec() {
     same "a megabyte there and back" "$(sha256sum <"$WORK/blob")" "$(kubectl exec -i tool -c tool -- cat <"$WORK/blob" | sha256sum)"
     # It has none until kubelet was told, which is after the start.
     contains "size of the terminal" "31 97" \
-        "$(terminal 'kubectl exec -it tool -c tool -- sh -c "until stty size; do sleep 0.1; done 2>/dev/null"')"
+        "$(terminal 'kubectl exec -it tool -c tool -- sh -c "sleep 1; stty size"')"
     # By a deployment's name, and in the other container.
     contains "a pod of the deployment" web- "$(kubectl exec deploy/web -- hostname)"
     same "the pod's name" tool "$(kubectl exec tool -c server -- hostname)"

@@ -74,7 +74,7 @@ start_keeper() {
 }
 
 start_berth() {
-    start berth "$BERTH_BIN_DIR/berth" daemon
+    start berth "$BERTH_BIN_DIR/berth" daemon --log-level "${BERTH_LOG_LEVEL:-info}"
     eventually 60 crictl info
 }
 
