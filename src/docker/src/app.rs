@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{ApiError, Call, Handler, Reply, Result};
 use crate::server::Options;
-use crate::{containers, images, networks, swarm, system};
+use crate::{containers, images, networks, swarm, system, volumes};
 
 /// What handlers work with.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply> {
         "exec" => Box::pin(containers::route_exec(app, call, rest)).await,
         "containers" => Box::pin(containers::route(app, call, rest)).await,
         "networks" => Box::pin(networks::route(app, call, rest)).await,
+        "volumes" => Box::pin(volumes::route(app, call, rest)).await,
         "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs" => {
             swarm::route(kind, rest, &call.method)
         }

@@ -22,5 +22,6 @@ mod shape;
 mod swarm;
 mod system;
 mod text;
+mod volumes;
 
 pub use server::{Options, Server};

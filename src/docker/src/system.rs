@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::http::{ApiError, ApiVersion, Call, Reply, Result};
-use crate::{containers, events, images, shape, text};
+use crate::{containers, events, images, shape, text, volumes};
 
 pub(crate) async fn route(app: Arc<App>, call: Call) -> Result<Reply> {
     match (call.method.as_str(), call.path.as_str()) {
@@ -165,10 +165,11 @@ async fn disk_usage(app: &App, call: &Call) -> Result<Reply> {
         usage["Images"] = Value::Array(images::summaries(app, call.version, true).await?);
     }
     if wanted("container") {
-        usage["Containers"] = containers::all(app).iter().map(containers::summary).collect();
+        usage["Containers"] =
+            containers::all(app).iter().map(|target| containers::summary(app, target)).collect();
     }
     if wanted("volume") {
-        usage["Volumes"] = json!([]);
+        usage["Volumes"] = Value::Array(volumes::with_usage(app).await?);
     }
     if wanted("build-cache") {
         usage["BuildCache"] = json!([]);

@@ -234,13 +234,13 @@ pub(super) struct Mount {
     #[serde(deserialize_with = "null_is_empty")]
     pub(super) read_only: bool,
     pub(super) bind_options: Option<BindOptions>,
-    pub(super) volume_options: Option<serde_json::Value>,
+    pub(super) volume_options: Option<VolumeOptions>,
     pub(super) image_options: Option<ImageOptions>,
-    pub(super) tmpfs_options: Option<serde_json::Value>,
+    pub(super) tmpfs_options: Option<TmpfsOptions>,
 }
 
 /// Options of a bind mount.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(super) struct BindOptions {
     #[serde(deserialize_with = "null_is_empty")]
@@ -253,6 +253,42 @@ pub(super) struct BindOptions {
     pub(super) read_only_non_recursive: bool,
     #[serde(deserialize_with = "null_is_empty")]
     pub(super) read_only_force_recursive: bool,
+}
+
+/// Options of a mounted volume, and what to make it with.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct VolumeOptions {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) no_copy: bool,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) driver_config: DriverConfig,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) subpath: String,
+}
+
+/// What makes a volume.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct DriverConfig {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) name: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) options: BTreeMap<String, String>,
+}
+
+/// Options of a mount of memory.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct TmpfsOptions {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) size_bytes: i64,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) mode: u32,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) options: Vec<Vec<String>>,
 }
 
 /// Options of a mounted image.

@@ -40,6 +40,7 @@ pub(super) async fn create(app: &App, mut call: Call) -> Result<Reply> {
     let around = Surroundings { node: &node, image: &document["config"], version: call.version };
     let mut config = convert(&body, &around, &mut warnings)?;
     config.name = name;
+    config.volumes = mounts::convert(app, &body)?;
     config.container.image = image.id.to_string();
     config.container.user_image.clone_from(&body.image);
     config.extra = words(&raw, around.image, &config);
@@ -59,7 +60,6 @@ fn convert(body: &Body, around: &Surroundings<'_>, warnings: &mut Vec<String>) -
         args,
         env: environment(body, around.image)?,
         working_dir: body.working_dir.clone(),
-        mounts: mounts::convert(body)?,
         devices: mounts::devices(host)?,
         cdi_devices: mounts::cdi_devices(host)?,
         labels: labels(body, around.image),

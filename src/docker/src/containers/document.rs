@@ -1,6 +1,8 @@
 //! A container in full.
 
-use engine::{DurablePhase, EndpointStatus, ExitReason, IpNet, MountSource};
+use engine::{
+    DurablePhase, EndpointStatus, ExitReason, IpNet, MountSource, Propagation, ResolvedMount, ResolvedSource,
+};
 use serde_json::{Map, Value, json};
 
 use super::networking::{by_port, main_network};
@@ -12,7 +14,7 @@ use crate::{shape, text};
 
 pub(super) async fn inspect(app: &App, call: &Call, reference: &str) -> Result<Reply> {
     let target = target::find(app, reference)?;
-    let mut document = describe(&target);
+    let mut document = describe(app, &target);
     let sessions = app.engine.running_execs(target.id());
     if !sessions.is_empty() {
         document["ExecIDs"] = json!(sessions);
@@ -28,7 +30,7 @@ pub(super) async fn inspect(app: &App, call: &Call, reference: &str) -> Result<R
     Ok(Reply::json(&document))
 }
 
-fn describe(target: &Target) -> Value {
+fn describe(app: &App, target: &Target) -> Value {
     let (config, host) = words(target);
     let (path, args) = command(&config);
     let (log_path, restarts, files) = match target {
@@ -62,7 +64,7 @@ fn describe(target: &Target) -> Value {
         "ExecIDs": null,
         "HostConfig": host,
         "GraphDriver": {"Name": "overlay2", "Data": null},
-        "Mounts": mounts(target),
+        "Mounts": mounts(app, target),
         "Config": config,
         "NetworkSettings": network_settings(target),
     })
@@ -191,28 +193,63 @@ pub(super) fn command(config: &Value) -> (String, Vec<String>) {
     (all.remove(0), args)
 }
 
-/// Mounts that were asked for.
-pub(super) fn mounts(target: &Target) -> Vec<Value> {
-    let of = |mount: &engine::ContainerMount| {
-        let (kind, source) = match &mount.source {
-            MountSource::Host(path) => ("bind", path.to_string_lossy().into_owned()),
-            MountSource::Image { image, .. } => ("image", image.clone()),
-            MountSource::Within { directory, sub_path } => {
-                ("bind", directory.join(sub_path).to_string_lossy().into_owned())
-            }
-            MountSource::Tmpfs { .. } => ("tmpfs", String::new()),
-        };
-        let propagation = match mount.propagation {
-            engine::Propagation::Private => "rprivate",
-            engine::Propagation::HostToContainer => "rslave",
-            engine::Propagation::Bidirectional => "rshared",
-        };
-        json!({
-            "Type": kind, "Source": source, "Destination": mount.destination, "Mode": if mount.readonly { "ro" } else { "" },
-            "RW": !mount.readonly, "Propagation": propagation,
-        })
+/// What it is given of files, as far as clients asked for it.
+pub(super) fn mounts(app: &App, target: &Target) -> Vec<Value> {
+    match target {
+        Target::Own(status) => {
+            let given = app.engine.given_mounts(&status.id);
+            given.iter().map(|mount| given_mount(app, mount)).collect()
+        }
+        Target::Pod(_, status) => status.config.mounts.iter().map(pods_mount).collect(),
+    }
+}
+
+fn given_mount(app: &App, mount: &ResolvedMount) -> Value {
+    let mut spread = "";
+    let mut document = match &mount.source {
+        ResolvedSource::Volume { name, driver, .. } => {
+            let mountpoint = app.engine.volume(name).map(|volume| volume.mountpoint).unwrap_or_default();
+            json!({"Type": "volume", "Name": name, "Source": mountpoint, "Driver": driver})
+        }
+        ResolvedSource::Bind(bind) => {
+            spread = propagation(bind.propagation);
+            json!({"Type": "bind", "Source": bind.path})
+        }
+        ResolvedSource::Tmpfs { .. } => json!({"Type": "tmpfs", "Source": ""}),
+        ResolvedSource::Image { reference, .. } => json!({"Type": "image", "Source": reference}),
     };
-    target.config().mounts.iter().map(of).collect()
+    let modes = [(mount.readonly, "ro"), (mount.selinux_relabel, "z")];
+    let mode: Vec<&str> = modes.iter().filter(|(set, _)| *set).map(|(_, mode)| *mode).collect();
+    crate::system::merge(
+        &mut document,
+        json!({
+            "Destination": mount.destination, "Mode": mode.join(","), "RW": !mount.readonly, "Propagation": spread,
+        }),
+    );
+    document
+}
+
+fn pods_mount(mount: &engine::ContainerMount) -> Value {
+    let (kind, source) = match &mount.source {
+        MountSource::Host(path) => ("bind", path.to_string_lossy().into_owned()),
+        MountSource::Image { image, .. } => ("image", image.clone()),
+        MountSource::Within { directory, sub_path } => {
+            ("bind", directory.join(sub_path).to_string_lossy().into_owned())
+        }
+        MountSource::Tmpfs { .. } => ("tmpfs", String::new()),
+    };
+    json!({
+        "Type": kind, "Source": source, "Destination": mount.destination, "Mode": if mount.readonly { "ro" } else { "" },
+        "RW": !mount.readonly, "Propagation": propagation(mount.propagation),
+    })
+}
+
+fn propagation(propagation: Propagation) -> &'static str {
+    match propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    }
 }
 
 fn address(net: Option<IpNet>) -> (String, u8) {

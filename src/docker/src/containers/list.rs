@@ -36,14 +36,14 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply> {
     let all = call.params.flag("all") || limit.is_some() || filters.has("status") || filters.has("exited");
     let mut targets = target::all(app);
     targets.sort_by_key(|target| std::cmp::Reverse(target.created_at_ns()));
-    targets.retain(|target| (all || target.is_running()) && selection.fits(target, &filters));
+    targets.retain(|target| (all || target.is_running()) && selection.fits(app, target, &filters));
     if let Some(limit) = limit {
         targets.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     let sizes = call.params.flag("size");
     let mut documents = Vec::with_capacity(targets.len());
     for target in &targets {
-        let mut document = summary(target);
+        let mut document = summary(app, target);
         if sizes {
             add_sizes(app, target, &mut document).await;
         }
@@ -64,7 +64,7 @@ async fn add_sizes(app: &App, target: &Target, document: &mut Value) {
 }
 
 /// A container in the list.
-pub(crate) fn summary(target: &Target) -> Value {
+pub(crate) fn summary(app: &App, target: &Target) -> Value {
     let (config, host) = document::words(target);
     let (path, args) = document::command(&config);
     let command = std::iter::once(path).chain(args).collect::<Vec<_>>().join(" ");
@@ -81,7 +81,7 @@ pub(crate) fn summary(target: &Target) -> Value {
         "Status": target.status_text(text::now_ns()),
         "HostConfig": {"NetworkMode": host["NetworkMode"], "Annotations": host["Annotations"]},
         "NetworkSettings": {"Networks": document::networks(target)},
-        "Mounts": document::mounts(target),
+        "Mounts": document::mounts(app, target),
     })
 }
 
@@ -144,7 +144,7 @@ impl Selection {
         Ok(Self { before: bound("before")?, since: bound("since")?, images })
     }
 
-    fn fits(&self, target: &Target, filters: &Filters) -> bool {
+    fn fits(&self, app: &App, target: &Target, filters: &Filters) -> bool {
         let created = target.created_at_ns();
         let labels = &target.config().labels;
         self.before.is_none_or(|at| created < at)
@@ -169,7 +169,7 @@ impl Selection {
                 target.endpoints().iter().any(of) || document::networks(target).contains_key(network)
             })
             && filters.any("volume", |volume| {
-                document::mounts(target).iter().any(|mount| {
+                document::mounts(app, target).iter().any(|mount| {
                     mount["Destination"] == volume || mount["Source"] == volume || mount["Name"] == volume
                 })
             })

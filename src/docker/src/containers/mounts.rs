@@ -1,42 +1,52 @@
-//! What a container sees of the host: directories, images, devices.
+//! What a container is given of files and devices: volumes, directories of the host, memory, images.
 
 use std::path::{Path, PathBuf};
 
-use engine::{ContainerMount, Device, MountSource, Propagation};
+use engine::{BindSource, Device, Propagation, VolumeMount, VolumeSource};
 
 use super::body::{Body, HostConfig, Mount};
+use crate::app::App;
 use crate::http::{ApiError, Result};
 
-/// Mounts in the order they were asked for.
-pub(super) fn convert(body: &Body) -> Result<Vec<ContainerMount>> {
+/// Mounts in the order they were asked for; the mounts of other containers come first, so that the container's own
+/// go over them.
+pub(super) fn convert(app: &App, body: &Body) -> Result<Vec<VolumeMount>> {
+    let mut all = body
+        .host_config
+        .volumes_from
+        .iter()
+        .map(|text| from_container(text, |name| Ok(app.engine.durable(name)?.id.to_string())))
+        .collect::<Result<Vec<_>>>()?;
+    all.extend(own(body)?);
+    Ok(all)
+}
+
+/// All but what is taken from other containers.
+fn own(body: &Body) -> Result<Vec<VolumeMount>> {
     let host = &body.host_config;
-    if !body.volumes.is_empty() || !host.volumes_from.is_empty() || !host.volume_driver.is_empty() {
-        return Err(no_volumes());
-    }
-    if !host.tmpfs.is_empty() {
-        return Err(no_tmpfs());
-    }
     let mut all = Vec::new();
     for text in &host.binds {
-        all.push(bind(text)?);
+        all.push(bind(text, &host.volume_driver)?);
     }
     for mount in &host.mounts {
         all.push(asked(mount)?);
+    }
+    for (destination, options) in &host.tmpfs {
+        all.push(memory(destination, options)?);
     }
     for (index, mount) in all.iter().enumerate() {
         if all.iter().skip(index + 1).any(|other| other.destination == mount.destination) {
             return Err(ApiError::bad(format!("Duplicate mount point: {}", mount.destination.display())));
         }
     }
+    for destination in body.volumes.keys() {
+        let destination = absolute(destination, destination)?;
+        if !all.iter().any(|mount| mount.destination == destination) {
+            let source = volume("", &host.volume_driver);
+            all.push(VolumeMount { destination, source, ..VolumeMount::default() });
+        }
+    }
     Ok(all)
-}
-
-fn no_volumes() -> ApiError {
-    ApiError::bad("volumes are not part of this release: mount a directory of the host by its absolute path")
-}
-
-fn no_tmpfs() -> ApiError {
-    ApiError::bad("tmpfs mounts are not part of this release; /dev/shm can be given a size (--shm-size)")
 }
 
 fn absolute(path: &str, text: &str) -> Result<PathBuf> {
@@ -51,8 +61,30 @@ fn absolute(path: &str, text: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-/// `source:destination[:options]`.
-fn bind(text: &str) -> Result<ContainerMount> {
+fn volume(name: &str, driver: &str) -> VolumeSource {
+    VolumeSource::Volume {
+        name: name.to_owned(),
+        driver: driver.to_owned(),
+        options: Default::default(),
+        labels: Default::default(),
+        sub_path: String::new(),
+        nocopy: false,
+    }
+}
+
+/// `container[:ro|rw]`.
+fn from_container(text: &str, id: impl Fn(&str) -> Result<String>) -> Result<VolumeMount> {
+    let (name, readonly) = match text.split_once(':') {
+        None | Some((_, "" | "rw")) => (text.split(':').next().unwrap_or(text), false),
+        Some((name, "ro")) => (name, true),
+        Some((_, mode)) => return Err(ApiError::bad(format!("invalid mode for volumes-from: {mode}"))),
+    };
+    let source = VolumeSource::Container { id: id(name)?, readonly };
+    Ok(VolumeMount { source, ..VolumeMount::default() })
+}
+
+/// `source:destination[:options]`: a source that is no absolute path names a volume.
+fn bind(text: &str, driver: &str) -> Result<VolumeMount> {
     let bad = || ApiError::bad(format!("invalid volume specification: {text:?}"));
     let mut parts = text.split(':');
     let (source, destination) = (parts.next().unwrap_or_default(), parts.next().ok_or_else(bad)?);
@@ -60,30 +92,41 @@ fn bind(text: &str) -> Result<ContainerMount> {
     if parts.next().is_some() || source.is_empty() {
         return Err(bad());
     }
-    if !source.starts_with('/') {
-        return Err(no_volumes());
-    }
-    let mut mount = ContainerMount {
-        destination: absolute(destination, text)?,
-        source: MountSource::Host(PathBuf::from(source)),
-        readonly: false,
-        recursive_readonly: false,
-        non_recursive: false,
-        propagation: Propagation::Private,
-        id_maps: None,
-        selinux_relabel: false,
-        options: Vec::new(),
-    };
+    let mut mount = VolumeMount { destination: absolute(destination, text)?, ..VolumeMount::default() };
+    let (mut spread, mut leave_empty) = (None, false);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "rw" => {}
-            "ro" => (mount.readonly, mount.recursive_readonly) = (true, true),
+            "ro" => mount.readonly = true,
             "z" | "Z" => mount.selinux_relabel = true,
+            "nocopy" => leave_empty = true,
             // About the speed of file systems that are shared with a virtual machine.
             "consistent" | "cached" | "delegated" => {}
-            other => mount.propagation = propagation(other).ok_or_else(bad)?,
+            other => spread = Some(propagation(other).ok_or_else(bad)?),
         }
     }
+    mount.source = if source.starts_with('/') {
+        if leave_empty {
+            return Err(bad());
+        }
+        let propagation = spread.unwrap_or_default();
+        VolumeSource::Bind(BindSource {
+            path: PathBuf::from(source),
+            create: true,
+            propagation,
+            non_recursive: false,
+            recursive_readonly: mount.readonly && propagation == Propagation::Private,
+        })
+    } else {
+        if spread.is_some() {
+            return Err(bad());
+        }
+        let mut named = volume(source, driver);
+        if let VolumeSource::Volume { nocopy, .. } = &mut named {
+            *nocopy = leave_empty;
+        }
+        named
+    };
     Ok(mount)
 }
 
@@ -96,51 +139,86 @@ fn propagation(text: &str) -> Option<Propagation> {
     }
 }
 
+/// Memory at a path, with options as mount(8) has them.
+fn memory(destination: &str, options: &str) -> Result<VolumeMount> {
+    let options = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect();
+    let source = VolumeSource::Tmpfs { size_bytes: None, mode: None, options };
+    Ok(VolumeMount { destination: absolute(destination, destination)?, source, ..VolumeMount::default() })
+}
+
 /// A mount in the long form.
-fn asked(mount: &Mount) -> Result<ContainerMount> {
+fn asked(mount: &Mount) -> Result<VolumeMount> {
     let kind = mount.r#type.as_str();
     let invalid = |why: &str| ApiError::bad(format!("invalid mount config for type {kind:?}: {why}"));
     if mount.target.is_empty() {
         return Err(invalid("field Target must not be empty"));
     }
+    let options = [
+        ("bind", "BindOptions", mount.bind_options.is_some()),
+        ("volume", "VolumeOptions", mount.volume_options.is_some()),
+        ("tmpfs", "TmpfsOptions", mount.tmpfs_options.is_some()),
+        ("image", "ImageOptions", mount.image_options.is_some()),
+    ];
+    if let Some((_, field, _)) = options.iter().find(|(of, _, given)| *given && *of != kind) {
+        return Err(invalid(&format!("field {field} must not be specified")));
+    }
     let source = match kind {
-        "bind" => {
-            if !mount.source.starts_with('/') {
-                return Err(invalid("mount source must be an absolute path"));
+        "bind" => bound(mount, &invalid)?,
+        "volume" => {
+            let options = mount.volume_options.clone().unwrap_or_default();
+            VolumeSource::Volume {
+                name: mount.source.clone(),
+                driver: options.driver_config.name,
+                options: options.driver_config.options,
+                labels: options.labels,
+                sub_path: options.subpath,
+                nocopy: options.no_copy,
             }
-            MountSource::Host(PathBuf::from(&mount.source))
         }
-        "image" => MountSource::Image {
-            image: mount.source.clone(),
+        "tmpfs" if !mount.source.is_empty() => return Err(invalid("field Source must not be specified")),
+        "tmpfs" => {
+            let options = mount.tmpfs_options.clone().unwrap_or_default();
+            VolumeSource::Tmpfs {
+                size_bytes: u64::try_from(options.size_bytes).ok().filter(|size| *size > 0),
+                mode: Some(options.mode).filter(|mode| *mode > 0),
+                options: options.options.iter().map(|pair| pair.join("=")).collect(),
+            }
+        }
+        "image" => VolumeSource::Image {
+            reference: mount.source.clone(),
             sub_path: mount.image_options.as_ref().map(|options| options.subpath.clone()).unwrap_or_default(),
         },
-        "volume" => return Err(no_volumes()),
-        "tmpfs" => return Err(no_tmpfs()),
         _ => return Err(invalid("mount type unknown")),
     };
-    if mount.volume_options.is_some() || mount.tmpfs_options.is_some() {
-        return Err(invalid("options of another type are given"));
+    Ok(VolumeMount {
+        destination: absolute(&mount.target, &mount.target)?,
+        source,
+        readonly: mount.read_only || kind == "image",
+        selinux_relabel: false,
+    })
+}
+
+fn bound(mount: &Mount, invalid: &impl Fn(&str) -> ApiError) -> Result<VolumeSource> {
+    if !mount.source.starts_with('/') {
+        return Err(invalid("mount source must be an absolute path"));
     }
-    let image = kind == "image";
-    let usual = super::body::BindOptions { create_mountpoint: true, ..Default::default() };
-    let options = mount.bind_options.as_ref().unwrap_or(&usual);
-    if image && mount.bind_options.is_some() {
-        return Err(invalid("field BindOptions must not be specified"));
-    }
+    let options = mount.bind_options.clone().unwrap_or_default();
     if options.read_only_force_recursive && (!mount.read_only || options.read_only_non_recursive) {
         return Err(invalid("ReadOnlyForceRecursive goes with ReadOnly and without ReadOnlyNonRecursive"));
     }
-    Ok(ContainerMount {
-        destination: absolute(&mount.target, &mount.target)?,
-        source,
-        readonly: mount.read_only || image,
-        recursive_readonly: mount.read_only && !options.read_only_non_recursive && !image,
+    let propagation = propagation(&options.propagation).ok_or_else(|| invalid("invalid propagation mode"))?;
+    if options.read_only_force_recursive && propagation != Propagation::Private {
+        return Err(invalid("ReadOnlyForceRecursive requires Propagation to be rprivate"));
+    }
+    Ok(VolumeSource::Bind(BindSource {
+        path: PathBuf::from(&mount.source),
+        create: options.create_mountpoint,
+        propagation,
         non_recursive: options.non_recursive,
-        propagation: propagation(&options.propagation).ok_or_else(|| invalid("invalid propagation mode"))?,
-        id_maps: None,
-        selinux_relabel: false,
-        options: Vec::new(),
-    })
+        recursive_readonly: mount.read_only
+            && !options.read_only_non_recursive
+            && propagation == Propagation::Private,
+    }))
 }
 
 /// Devices of the host.
@@ -187,18 +265,76 @@ mod tests {
 
     use super::*;
 
-    fn of(host: serde_json::Value) -> Result<Vec<ContainerMount>> {
-        convert(&serde_json::from_value(json!({"HostConfig": host})).unwrap())
+    fn of(host: serde_json::Value) -> Result<Vec<VolumeMount>> {
+        own(&serde_json::from_value(json!({"HostConfig": host})).unwrap())
+    }
+
+    fn bind_of(mount: &VolumeMount) -> &BindSource {
+        match &mount.source {
+            VolumeSource::Bind(bind) => bind,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn directories_are_bound() {
         let all = of(json!({"Binds": ["/a:/b:ro,z,rslave", "/c:/d"], "Mounts": [{"Type": "bind", "Source": "/e", "Target": "/f", "ReadOnly": true}]})).unwrap();
         assert_eq!(all.len(), 3);
-        assert!(
-            all[0].readonly && all[0].selinux_relabel && all[0].propagation == Propagation::HostToContainer
-        );
-        assert!(!all[1].readonly && all[2].recursive_readonly);
+        assert!(all[0].readonly && all[0].selinux_relabel);
+        assert_eq!(bind_of(&all[0]).propagation, Propagation::HostToContainer);
+        assert!(!bind_of(&all[0]).recursive_readonly && bind_of(&all[0]).create);
+        assert!(!all[1].readonly && bind_of(&all[2]).recursive_readonly);
+        // The long form binds what is there.
+        assert!(!bind_of(&all[2]).create);
+    }
+
+    #[test]
+    fn volumes_are_named_or_anonymous() {
+        let body = json!({
+            "Volumes": {"/data": {}, "/named": {}},
+            "HostConfig": {
+                "Binds": ["v:/named:nocopy"], "VolumeDriver": "other",
+                "Mounts": [{"Type": "volume", "Source": "w", "Target": "/w", "VolumeOptions": {
+                    "NoCopy": true, "Labels": {"a": "b"}, "Subpath": "x",
+                    "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs"}},
+                }}],
+            },
+        });
+        let all = own(&serde_json::from_value(body).unwrap()).unwrap();
+        assert_eq!(all.len(), 3);
+        let named = |mount: &VolumeMount| match &mount.source {
+            VolumeSource::Volume { name, driver, nocopy, sub_path, .. } => {
+                (name.clone(), driver.clone(), *nocopy, sub_path.clone())
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named(&all[0]), ("v".into(), "other".into(), true, String::new()));
+        assert_eq!(named(&all[1]), ("w".into(), "local".into(), true, "x".into()));
+        assert_eq!(named(&all[2]), (String::new(), "other".into(), false, String::new()));
+        assert_eq!(all[2].destination, Path::new("/data"));
+    }
+
+    #[test]
+    fn memory_has_options() {
+        let all = of(json!({"Tmpfs": {"/t": "size=64m,mode=1770"}, "Mounts": [{"Type": "tmpfs", "Target": "/u", "TmpfsOptions": {"SizeBytes": 4096, "Mode": 448, "Options": [["noexec"], ["uid", "5"]]}}]})).unwrap();
+        let long = VolumeSource::Tmpfs {
+            size_bytes: Some(4096),
+            mode: Some(0o700),
+            options: vec!["noexec".into(), "uid=5".into()],
+        };
+        assert_eq!(all[0].source, long);
+        let short = vec!["size=64m".to_owned(), "mode=1770".into()];
+        assert_eq!(all[1].source, VolumeSource::Tmpfs { size_bytes: None, mode: None, options: short });
+    }
+
+    #[test]
+    fn mounts_of_others_are_theirs_or_read_only() {
+        let of = |text: &str| from_container(text, |name| Ok(format!("id-of-{name}"))).map(|m| m.source);
+        let expected = |readonly| VolumeSource::Container { id: "id-of-c".to_owned(), readonly };
+        assert_eq!(of("c"), Ok(expected(false)));
+        assert_eq!(of("c:rw"), Ok(expected(false)));
+        assert_eq!(of("c:ro"), Ok(expected(true)));
+        assert!(of("c:z").is_err());
     }
 
     #[test]
@@ -208,10 +344,14 @@ mod tests {
             json!({"Binds": ["/a:b"]}),
             json!({"Binds": ["/a:/"]}),
             json!({"Binds": ["/a:/b:nonsense"]}),
+            json!({"Binds": ["/a:/b:nocopy"]}),
+            json!({"Binds": ["v:/b:rslave"]}),
             json!({"Binds": ["/a:/b", "/c:/b"]}),
+            json!({"Binds": ["v:/b"], "Tmpfs": {"/b": ""}}),
             json!({"Mounts": [{"Type": "bind", "Source": "a", "Target": "/b"}]}),
             json!({"Mounts": [{"Type": "npipe", "Source": "a", "Target": "/b"}]}),
             json!({"Mounts": [{"Type": "image", "Source": "a", "Target": "/b", "BindOptions": {}}]}),
+            json!({"Mounts": [{"Type": "tmpfs", "Source": "a", "Target": "/b"}]}),
         ] {
             assert!(of(host.clone()).is_err(), "{host}");
         }

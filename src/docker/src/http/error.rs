@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use engine::{DurableProblem, ErrorKind, NetworkProblem};
+use engine::{DurableProblem, ErrorKind, NetworkProblem, VolumeProblem};
 use http::StatusCode;
 
 /// A request that is answered with an error.
@@ -85,6 +85,9 @@ impl ApiError {
         if let Some(problem) = error.cause::<NetworkProblem>() {
             return of_network(problem, error);
         }
+        if let Some(problem) = error.cause::<VolumeProblem>() {
+            return of_volume(problem, error);
+        }
         match error.cause::<DurableProblem>() {
             Some(problem) => of_container(problem, error),
             None => Self::new(status(error.kind()), error.chain()),
@@ -143,6 +146,31 @@ fn of_container(problem: &DurableProblem, error: &engine::Error) -> ApiError {
             ApiError::conflict(format!("exec command {id} has already run"))
         }
         P::AutoRemoved(_) => ApiError::bad("can't create 'AutoRemove' container with restart policy"),
+        _ => ApiError::new(status(error.kind()), error.chain()),
+    }
+}
+
+/// Docker's words for what can be wrong with a volume.
+fn of_volume(problem: &VolumeProblem, error: &engine::Error) -> ApiError {
+    use VolumeProblem as P;
+    match problem {
+        P::NotFound(name) => ApiError::not_found(format!("get {name}: no such volume")),
+        P::BadName(name) => ApiError::bad(format!(
+            "create {name}: {name:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+        )),
+        P::InUse { name, containers } => {
+            ApiError::conflict(format!("remove {name}: volume is in use - [{}]", containers.join(", ")))
+        }
+        P::OtherDriver { name, .. } => {
+            ApiError::conflict(format!("create {name}: conflict: volume name must be unique"))
+        }
+        P::NoDriver(name) => {
+            ApiError::not_found(format!("error looking up volume plugin {name}: plugin {name:?} not found"))
+        }
+        P::NoSource(path) => ApiError::bad(format!(
+            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+            path.display()
+        )),
         _ => ApiError::new(status(error.kind()), error.chain()),
     }
 }
