@@ -41,7 +41,7 @@ pub(super) async fn attach(app: Arc<App>, mut call: Call, reference: &str) -> Re
                 stdin: attached.stdin.map(Input::Container),
                 stdout: attached.stdout,
                 stderr: attached.stderr,
-                terminal: None,
+                ..Process::default()
             };
             let config = &status.config.container;
             let subject = Subject::Container {
@@ -61,6 +61,7 @@ pub(super) async fn attach(app: Arc<App>, mut call: Call, reference: &str) -> Re
                 stdout: streams.stdout.filter(|_| stdout),
                 stderr: streams.stderr.filter(|_| stderr),
                 terminal,
+                ended: None,
             };
             (process, None)
         }

@@ -170,6 +170,9 @@ async fn start(app: Arc<App>, mut call: Call, id: &str) -> Result<Reply> {
                 stdout: streams.stdout,
                 stderr: streams.stderr,
                 terminal,
+                ended: Some(Box::pin(async move {
+                    running.wait().await;
+                })),
             };
             let wiring = Wiring { framed: !tty, detach: tty.then_some(detach), ends_with_input: false };
             session::run(io, process, wiring).await;

@@ -34,12 +34,20 @@ pub(super) async fn start(app: &App, call: &Call, reference: &str) -> Result<Rep
         Err(error) => {
             let answer = ApiError::from(error);
             // Clients tell what is wrong with the command from the rest by status and words.
-            if answer.status() == StatusCode::INTERNAL_SERVER_ERROR && start_code(answer.message()) != 128 {
-                return Err(ApiError::bad(answer.message().to_owned()));
+            if start_code(answer.message()) != 128 {
+                return Err(ApiError::bad(in_small_letters(answer.message())));
             }
             Err(answer)
         }
     }
+}
+
+/// The kernel's words as clients look for them.
+fn in_small_letters(message: &str) -> String {
+    message
+        .replace("No such file or directory", "no such file or directory")
+        .replace("Permission denied", "permission denied")
+        .replace("Not a directory", "not a directory")
 }
 
 /// Signal and time of a stop or restart.
@@ -168,5 +176,9 @@ mod tests {
         assert_eq!(start_code("exec: \"x\": executable file not found in $PATH"), 127);
         assert_eq!(start_code("execute /x: Permission denied (os error 13)"), 126);
         assert_eq!(start_code("out of memory"), 128);
+        assert_eq!(
+            in_small_letters("execute /x: No such file or directory"),
+            "execute /x: no such file or directory"
+        );
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Process {
     pub(super) stdout: Option<pipe::Receiver>,
     pub(super) stderr: Option<pipe::Receiver>,
     pub(super) terminal: Option<std::sync::Arc<engine::Terminal>>,
+    /// What is to be waited for behind the output, so that a client that asks for the exit code is told.
+    pub(super) ended: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// How streams and connection are put together.
@@ -73,13 +75,17 @@ pub(super) enum Ended {
 pub(super) async fn run(io: Box<dyn Io>, process: Process, wiring: Wiring) -> Ended {
     let (mut from, to) = tokio::io::split(io);
     let to = tokio::sync::Mutex::new(to);
-    let Process { stdin, stdout, stderr, terminal } = process;
+    let Process { stdin, stdout, stderr, terminal, ended } = process;
     let (framed, ends_with_input) = (wiring.framed, wiring.ends_with_input);
     let output = async {
         let out = copy(stdout, &to, framed.then_some(Stream::Stdout));
         let err = copy(stderr, &to, framed.then_some(Stream::Stderr));
         let all = tokio::join!(out, err, copy_terminal(terminal, &to));
-        all.0.and(all.1).and(all.2)
+        let sent = all.0.and(all.1).and(all.2);
+        if let (Ok(()), Some(ended)) = (&sent, ended) {
+            ended.await;
+        }
+        sent
     };
     let input = async {
         let ended = pump(&mut from, stdin, wiring.detach).await;
