@@ -13,7 +13,7 @@ use super::detach::DetachKeys;
 use super::session::{self, Input, Process, Wiring};
 use super::target;
 use crate::app::App;
-use crate::http::{ApiError, Call, Reply, Result};
+use crate::http::{ApiError, Call, Reply, Result, Stream, frame};
 use crate::networks::null_is_empty;
 
 /// A command to make.
@@ -157,7 +157,9 @@ async fn start(app: Arc<App>, mut call: Call, id: &str) -> Result<Reply> {
                 Err(error) => {
                     // The connection is a stream already; the client learns the exit code by asking.
                     let text = format!("OCI runtime exec failed: {}\r\n", error.chain());
-                    drop(io.write_all(text.as_bytes()).await);
+                    let told: bytes::Bytes =
+                        if tty { text.into() } else { frame(Stream::Stdout, text.as_bytes()) };
+                    drop(io.write_all(&told).await);
                     drop(io.shutdown().await);
                     return;
                 }
