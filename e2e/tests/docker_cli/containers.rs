@@ -72,7 +72,7 @@ fn life(script: &mut Script) {
             ensure!(actions.contains(&action), "no {action} in {actions:?}");
         }
         script.docker(&["rm", "web"])?;
-        script.fails(&["inspect", "web"], "No such object: web")
+        script.fails(&["inspect", "web"], "o such object: web")
     });
 }
 
