@@ -14,6 +14,8 @@ use serde_json::Value;
 
 #[path = "docker_cli/containers.rs"]
 mod containers;
+#[path = "docker_cli/files.rs"]
+mod files;
 #[path = "docker_cli/sessions.rs"]
 mod sessions;
 
@@ -109,6 +111,7 @@ fn docker_command_line() {
     networks(&mut script);
     containers::steps(&mut script);
     sessions::steps(&mut script);
+    files::steps(&mut script);
     summarize(&format!("docker_cli: {} passed, {} failed, 0 skipped", script.passed, script.failed.len()));
     assert!(script.failed.is_empty(), "failed: {:?}\n{}", script.failed, node.last_words());
 }

@@ -7,6 +7,7 @@ mod create;
 mod detach;
 mod document;
 mod exec;
+pub(crate) mod files;
 mod keys;
 mod lifecycle;
 mod limits;
@@ -60,7 +61,12 @@ pub(crate) async fn route(app: Arc<App>, call: Call, rest: &str) -> Result<Reply
         ("POST", reference, "exec") => exec::create(&app, call, reference).await,
         ("GET", reference, "logs") => logs::logs(app, &call, reference).await,
         ("GET", reference, "top") => top::top(&app, &call, reference).await,
-        ("GET", _, "changes" | "export" | "attach/ws") | ("HEAD" | "GET" | "PUT", _, "archive") => {
+        ("HEAD", reference, "archive") => files::stat(&app, &call, reference).await,
+        ("GET", reference, "archive") => files::get(&app, &call, reference).await,
+        ("PUT", reference, "archive") => files::put(&app, call, reference).await,
+        ("GET", reference, "changes") => files::changes(&app, reference).await,
+        ("GET", reference, "export") => files::export(&app, reference).await,
+        ("GET", _, "attach/ws") => {
             target::find(&app, reference)?;
             Err(ApiError::not_implemented(format!("{operation} of containers is not part of this release")))
         }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use engine::{DurableProblem, ErrorKind, NetworkProblem, VolumeProblem};
+use engine::{ArchiveProblem, DurableProblem, ErrorKind, NetworkProblem, VolumeProblem};
 use http::StatusCode;
 
 /// A request that is answered with an error.
@@ -85,6 +85,9 @@ impl ApiError {
         if let Some(problem) = error.cause::<NetworkProblem>() {
             return of_network(problem, error);
         }
+        if let Some(problem) = error.cause::<ArchiveProblem>() {
+            return of_files(problem, error);
+        }
         if let Some(problem) = error.cause::<VolumeProblem>() {
             return of_volume(problem, error);
         }
@@ -146,6 +149,20 @@ fn of_container(problem: &DurableProblem, error: &engine::Error) -> ApiError {
             ApiError::conflict(format!("exec command {id} has already run"))
         }
         P::AutoRemoved(_) => ApiError::bad("can't create 'AutoRemove' container with restart policy"),
+        _ => ApiError::new(status(error.kind()), error.chain()),
+    }
+}
+
+/// Docker's words for what can be wrong with files of a container.
+fn of_files(problem: &ArchiveProblem, error: &engine::Error) -> ApiError {
+    use ArchiveProblem as P;
+    match problem {
+        P::NoPath { container, path } => ApiError::not_found(format!(
+            "Could not find the file {} in container {container}",
+            path.display()
+        )),
+        P::NotADirectory(_) => ApiError::bad("extraction point is not a directory"),
+        P::ReadOnly(_) => ApiError::new(StatusCode::FORBIDDEN, "container rootfs is marked read-only"),
         _ => ApiError::new(status(error.kind()), error.chain()),
     }
 }

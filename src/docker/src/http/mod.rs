@@ -10,6 +10,7 @@ mod params;
 mod reply;
 mod serve;
 mod stream;
+mod upload;
 mod version;
 
 pub(crate) use call::Call;
@@ -19,4 +20,5 @@ pub(crate) use frames::{Stream, frame};
 pub(crate) use reply::{Io, Reply};
 pub(crate) use serve::{Handler, Listening};
 pub(crate) use stream::{Gone, Out};
+pub(crate) use upload::upload;
 pub(crate) use version::ApiVersion;

@@ -99,7 +99,7 @@ impl Reply {
         Self::bytes(error.status(), "application/json", bytes)
     }
 
-    /// Adds a header, unless the reply is a session.
+    /// Adds a header, whose name is in lower case, unless the reply is a session.
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
         // Values come from constants and base64.
         if let (Self::Response(response), Ok(value)) = (&mut self, HeaderValue::from_str(value)) {
