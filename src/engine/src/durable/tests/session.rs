@@ -237,8 +237,11 @@ async fn logs(engine: &Engine) {
     engine.remove_durable("mute", RemoveDurable::default()).await.unwrap();
 }
 
+/// The log's two newest files: the last line may have been rotated away already.
 fn log_of(engine: &Engine, name: &str) -> String {
-    std::fs::read_to_string(&status(engine, name).log_path).unwrap_or_default()
+    let path = status(engine, name).log_path.clone();
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    read(&format!("{path}.1")) + &read(&path)
 }
 
 async fn health(engine: &Engine) {
