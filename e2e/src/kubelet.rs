@@ -260,6 +260,9 @@ fn configuration(dir: &Path, endpoint: &str) -> Value {
         "resolvConf": dir.join("resolv.conf"),
         "podPidsLimit": PIDS_LIMIT,
         "registryPullQPS": 0,
+        // Off: how full the machine's disk is must not decide which images and records of pulls there are.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
         "containerLogMaxSize": LOG_LIMIT.to_string(),
         "containerLogMaxFiles": LOG_FILES,
         "containerLogMonitorInterval": "3s",

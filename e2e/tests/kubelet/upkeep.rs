@@ -212,7 +212,7 @@ fn image_collection(s: &mut Scene) -> Result<()> {
     }
     ensure!(collected, "the unused image is still there");
     ensure!(has_image(s, e2e::catalog::BUSYBOX)?, "an image that is used is gone");
-    s.kubelet.reconfigure(json!({"imageGCHighThresholdPercent": 85, "imageGCLowThresholdPercent": 80}), &[])
+    s.kubelet.reconfigure(json!({"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99}), &[])
 }
 
 fn container_collection(s: &mut Scene) -> Result<()> {
