@@ -23,9 +23,9 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 
 /// A daemon that used less than [`QUIET`] of a processor for so long is quiet, and gives memory back if it has
 /// worked for [`WORK`] since it last did.
-const QUIET_AFTER: Duration = Duration::from_secs(10);
-const QUIET: Duration = Duration::from_millis(20);
-const WORK: Duration = Duration::from_millis(30);
+const QUIET_AFTER: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_millis(3);
+const WORK: Duration = Duration::from_millis(10);
 
 /// How long a watch sleeps before it looks whether the engine ends.
 const TURN: Duration = Duration::from_millis(500);
