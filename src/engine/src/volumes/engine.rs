@@ -146,8 +146,8 @@ pub(crate) fn give_volumes(
 ) -> Result<Vec<ResolvedMount>> {
     let request = GiveRequest { container, image, maps, mounts, image_volumes };
     let given = shared.volumes.give(&shared.storage, &request)?;
-    for name in &given.made {
-        tell(shared, name, LOCAL_DRIVER, Action::Create);
+    for made in &given.made {
+        tell(shared, &made.name, &made.driver, Action::Create);
     }
     Ok(given.mounts)
 }
@@ -185,8 +185,8 @@ pub(crate) fn unmount_volumes(shared: &Shared, id: &ContainerId) -> Result<()> {
 /// Takes back what a durable container was given, before its record goes; `own` removes the volumes that were made
 /// for it alone. Blocks.
 pub(crate) fn release_volumes(shared: &Shared, id: &ContainerId, own: bool) -> Result<()> {
-    for name in shared.volumes.take_back(id, own)? {
-        tell(shared, &name, LOCAL_DRIVER, Action::Destroy);
+    for gone in shared.volumes.take_back(id, own)? {
+        tell(shared, &gone.name, &gone.driver, Action::Destroy);
     }
     Ok(())
 }

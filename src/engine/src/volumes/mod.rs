@@ -13,6 +13,7 @@
 mod engine;
 mod local;
 mod mount;
+mod plugin;
 mod problem;
 mod record;
 mod resolve;
@@ -40,6 +41,7 @@ const MAX_NAME: usize = 255;
 pub(crate) struct Volumes {
     root: PathBuf,
     containers: PathBuf,
+    plugins: plugin::Directories,
     state: Mutex<State>,
 }
 
@@ -52,6 +54,8 @@ struct State {
     giving: HashMap<ContainerId, BTreeSet<String>>,
     /// Containers for which each volume is mounted.
     mounted: HashMap<String, BTreeSet<ContainerId>>,
+    /// Where plugins have mounted volumes.
+    places: HashMap<String, PathBuf>,
     gates: HashMap<String, Arc<Mutex<()>>>,
 }
 
@@ -90,7 +94,8 @@ impl Volumes {
                 }
             }
         }
-        Ok(Self { root, containers, state: Mutex::new(state) })
+        let plugins = plugin::Directories::default();
+        Ok(Self { root, containers, plugins, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,13 +122,12 @@ impl Volumes {
     fn record_of(&self, config: &VolumeConfig) -> Result<VolumeRecord> {
         let what = || format!("make volume {:?}", config.name);
         let driver = if config.driver.is_empty() { LOCAL_DRIVER } else { &config.driver };
-        if driver != LOCAL_DRIVER {
-            return Err(VolumeProblem::NoDriver(driver.to_owned()).error(what()));
-        }
         let anonymous = config.name.is_empty();
         let name = if anonymous { random_name()? } else { config.name.clone() };
         check_name(&name).map_err(|problem| problem.error(what()))?;
-        local::parse(&config.options).map_err(|problem| problem.error(what()))?;
+        if driver == LOCAL_DRIVER {
+            local::parse(&config.options).map_err(|problem| problem.error(what()))?;
+        }
         let mut record = VolumeRecord::new(name, driver.to_owned());
         record.options.clone_from(&config.options);
         record.labels.clone_from(&config.labels);
@@ -140,6 +144,11 @@ impl Volumes {
                 return Err(problem.error(format!("make volume {}", known.name)));
             }
             return Ok((known.clone(), false));
+        }
+        if record.driver != LOCAL_DRIVER {
+            let driver = plugin::Driver::find(&self.plugins, &record.driver)?;
+            driver.create(&record.name, &record.options)?;
+            record.scope = driver.scope();
         }
         record
             .create(&self.root)
@@ -164,7 +173,11 @@ impl Volumes {
             }
             record
         };
-        self.unmount_stray(name)?;
+        if record.driver == LOCAL_DRIVER {
+            self.unmount_stray(name)?;
+        } else {
+            plugin::Driver::find(&self.plugins, &record.driver)?.remove(name)?;
+        }
         VolumeRecord::remove(&self.root, name).map_err(|error| Error::io(what(), error))?;
         self.state().volumes.remove(name);
         Ok(record)
@@ -189,7 +202,10 @@ impl Volumes {
         VolumeStatus {
             name: record.name.clone(),
             driver: record.driver.clone(),
-            mountpoint: record::data(&self.root, &record.name),
+            mountpoint: match record.driver == LOCAL_DRIVER {
+                true => record::data(&self.root, &record.name),
+                false => state.places.get(&record.name).cloned().unwrap_or_default(),
+            },
             created_at_ns: record.created_at_ns,
             options: record.options.clone(),
             labels: record.labels.clone(),

@@ -6,9 +6,12 @@ use std::sync::PoisonError;
 
 use oci::ContainerId;
 
-use super::{VolumeProblem, Volumes, local, record};
+use super::record::VolumeRecord;
+use super::{VolumeProblem, Volumes, local, plugin, record};
 use crate::error::{Error, Result};
-use crate::model::{BindSource, ContainerMount, MountSource, Propagation, ResolvedMount, ResolvedSource};
+use crate::model::{
+    BindSource, ContainerMount, LOCAL_DRIVER, MountSource, Propagation, ResolvedMount, ResolvedSource,
+};
 
 impl Volumes {
     /// Makes what a container is given usable, and tells how it is mounted in a run. What was mounted stays until
@@ -70,6 +73,9 @@ impl Volumes {
         let _held = gate.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.state().volumes.get(name).cloned();
         let record = record.ok_or_else(|| VolumeProblem::NotFound(name.to_owned()).error(what()))?;
+        if record.driver != LOCAL_DRIVER {
+            return self.mount_by_plugin(id, &record);
+        }
         let data = record::data(&self.root, name);
         let mounted = local::parse(&record.options).map_err(|problem| problem.error(what()))?;
         let Some(mounted) = mounted else { return Ok(data) };
@@ -79,6 +85,24 @@ impl Volumes {
         }
         self.state().mounted.entry(name.to_owned()).or_default().insert(id.clone());
         Ok(data)
+    }
+
+    /// Has a plugin mount a volume. Each user is told to it once.
+    fn mount_by_plugin(&self, id: &ContainerId, record: &VolumeRecord) -> Result<PathBuf> {
+        let name = &record.name;
+        let known = {
+            let state = self.state();
+            let uses = state.mounted.get(name).is_some_and(|users| users.contains(id));
+            state.places.get(name).filter(|_| uses).cloned()
+        };
+        if let Some(place) = known {
+            return Ok(place);
+        }
+        let place = plugin::Driver::find(&self.plugins, &record.driver)?.mount(name, id.as_str())?;
+        let mut state = self.state();
+        state.mounted.entry(name.clone()).or_default().insert(id.clone());
+        state.places.insert(name.clone(), place.clone());
+        Ok(place)
     }
 
     /// Says that a container does not run any more: what was mounted for it alone is unmounted.
@@ -102,6 +126,12 @@ impl Volumes {
     fn unmount_volume(&self, id: &ContainerId, name: &str) -> Result<()> {
         let gate = self.gate(name);
         let _held = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let driver = self.state().volumes.get(name).map(|record| record.driver.clone());
+        let plugin = driver.filter(|driver| driver != LOCAL_DRIVER);
+        if let Some(driver) = &plugin {
+            // It stays a user until the plugin knows that it is none: a failure can be tried again.
+            plugin::Driver::find(&self.plugins, driver)?.unmount(name, id.as_str())?;
+        }
         {
             let mut state = self.state();
             let Some(users) = state.mounted.get_mut(name) else { return Ok(()) };
@@ -110,8 +140,9 @@ impl Volumes {
                 return Ok(());
             }
             state.mounted.remove(name);
+            state.places.remove(name);
         }
-        self.unmount_stray(name)
+        if plugin.is_some() { Ok(()) } else { self.unmount_stray(name) }
     }
 
     /// Unmounts whatever is mounted where a volume's files are. Its gate is held, and nobody uses it.
@@ -133,14 +164,17 @@ impl Volumes {
                 let Some(given) = state.given.get(id).cloned() else { continue };
                 for mount in given.iter() {
                     let ResolvedSource::Volume { name, .. } = &mount.source else { continue };
-                    let has_options = state.volumes.get(name).is_some_and(|v| !v.options.is_empty());
+                    let counted = |v: &VolumeRecord| !v.options.is_empty() || v.driver != LOCAL_DRIVER;
+                    let has_options = state.volumes.get(name).is_some_and(counted);
                     if has_options {
                         state.mounted.entry(name.clone()).or_default().insert(id.clone());
                     }
                 }
             }
             let unused = |name: &&String| !state.mounted.contains_key(*name);
-            let with_options = state.volumes.iter().filter(|(_, record)| !record.options.is_empty());
+            let mountable =
+                |record: &VolumeRecord| !record.options.is_empty() && record.driver == LOCAL_DRIVER;
+            let with_options = state.volumes.iter().filter(|(_, record)| mountable(record));
             with_options.map(|(name, _)| name).filter(unused).cloned().collect()
         };
         for name in names {

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use oci::{ContainerId, Digest};
 
 use super::mount::check_bind;
+use super::record::VolumeRecord;
 use super::{Volumes, record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{LOCAL_DRIVER, ResolvedMount, ResolvedSource, VolumeConfig, VolumeMount, VolumeSource};
@@ -31,8 +32,8 @@ pub(crate) struct GiveRequest<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Given {
     pub(crate) mounts: Vec<ResolvedMount>,
-    /// Names of volumes that were made.
-    pub(crate) made: Vec<String>,
+    /// Volumes that were made.
+    pub(crate) made: Vec<VolumeRecord>,
 }
 
 impl Volumes {
@@ -68,15 +69,16 @@ impl Volumes {
         Ok(given)
     }
 
-    /// Takes back what a container was given: `own` removes the anonymous volumes that were made for it. Their names.
-    pub(crate) fn take_back(&self, id: &ContainerId, own: bool) -> Result<Vec<String>> {
+    /// Takes back what a container was given: `own` removes the anonymous volumes that were made for it, which
+    /// are told.
+    pub(crate) fn take_back(&self, id: &ContainerId, own: bool) -> Result<Vec<VolumeRecord>> {
         let mut outcome = self.unmount(id);
         let given = self.state().given.remove(id).unwrap_or_default();
         let mut removed = Vec::new();
         for mount in given.iter().filter(|_| own) {
             let ResolvedSource::Volume { name, own: true, .. } = &mount.source else { continue };
             match self.remove(name) {
-                Ok(_) => removed.push(name.clone()),
+                Ok(record) => removed.push(record),
                 // Another container was given it from this one; or somebody was faster.
                 Err(error) if matches!(error.kind(), ErrorKind::FailedPrecondition | ErrorKind::NotFound) => {
                 }
@@ -192,7 +194,7 @@ impl Volumes {
             ensured
         };
         if made {
-            given.made.push(record.name.clone());
+            given.made.push(record.clone());
         }
         resolved.source = ResolvedSource::Volume {
             name: record.name.clone(),
