@@ -157,10 +157,6 @@ fn of_container(problem: &DurableProblem, error: &engine::Error) -> ApiError {
 fn of_files(problem: &ArchiveProblem, error: &engine::Error) -> ApiError {
     use ArchiveProblem as P;
     match problem {
-        P::NoPath { container, path } => ApiError::not_found(format!(
-            "Could not find the file {} in container {container}",
-            path.display()
-        )),
         P::NotADirectory(_) => ApiError::bad("extraction point is not a directory"),
         P::ReadOnly(_) => ApiError::new(StatusCode::FORBIDDEN, "container rootfs is marked read-only"),
         _ => ApiError::new(status(error.kind()), error.chain()),

@@ -23,25 +23,6 @@ use crate::user;
 /// Links that one path may lead through.
 const MAX_LINKS: usize = 40;
 
-/// What is at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A character device.
-    CharDevice,
-    /// A block device.
-    BlockDevice,
-    /// A named pipe.
-    Fifo,
-    /// A socket.
-    Socket,
-}
-
 /// What is known of a path in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathStat {
@@ -50,7 +31,7 @@ pub struct PathStat {
     /// Length in bytes.
     pub size: u64,
     /// What it is.
-    pub kind: PathKind,
+    pub kind: Kind,
     /// Permission bits, set-id and sticky bits.
     pub mode: u32,
     /// Nanoseconds since the Unix epoch.
@@ -158,7 +139,7 @@ fn found(subject: &Subject, view: &View, path: &str) -> Result<Found> {
         stat: PathStat {
             name: shown.to_string_lossy().into_owned(),
             size: stat.size,
-            kind: kind_of(stat.kind),
+            kind: stat.kind,
             mode: stat.mode,
             mtime_ns: stat.mtime.seconds.saturating_mul(1_000_000_000) + i64::from(stat.mtime.nanoseconds),
             link_target,
@@ -166,18 +147,6 @@ fn found(subject: &Subject, view: &View, path: &str) -> Result<Found> {
         directory,
         name: last,
     })
-}
-
-fn kind_of(kind: Kind) -> PathKind {
-    match kind {
-        Kind::File => PathKind::File,
-        Kind::Directory => PathKind::Directory,
-        Kind::Symlink => PathKind::Symlink,
-        Kind::CharDevice => PathKind::CharDevice,
-        Kind::BlockDevice => PathKind::BlockDevice,
-        Kind::Fifo => PathKind::Fifo,
-        Kind::Socket => PathKind::Socket,
-    }
 }
 
 /// Where a path leads when all its links are followed; what is not there is taken as it stands. This is told, and

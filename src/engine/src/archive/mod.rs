@@ -13,8 +13,10 @@ mod view;
 
 pub use changes::{Change, ChangeKind};
 pub use commit::CommitConfig;
-pub use copy::{ArchivePut, PathKind, PathStat};
+pub use copy::{ArchivePut, PathStat};
 pub use stream::ArchiveStream;
+/// What is at a path.
+pub use sys::tree::Kind as PathKind;
 
 use std::path::PathBuf;
 
